@@ -1,0 +1,61 @@
+# Every target does the set-up that it needs; the second time that takes seconds.
+# `make` alone prints this list.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BIN    := target/x86_64-unknown-linux-gnu/release
+AGENT  := target/x86_64-unknown-linux-gnu/guest/podvmm-agent
+STEP   := tests/tools/step
+ONKVM  := tests/lab/on-kvm
+
+export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
+
+.PHONY: help setup kernel agent guest build lab-ready run test lint audit bench lab clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install the packages that building needs (with sudo if not root)
+	@tests/tools/setup build
+
+kernel: setup ## build the guest kernel, or take it from the cache
+	@$(STEP) "guest kernel (minutes the first time)" guest-kernel-config/build
+
+agent: setup
+	@$(STEP) "agent" cargo build --quiet --locked --profile guest -p podvmm-agent
+
+guest: kernel agent ## build everything that runs in the guest: kernel and initramfs
+	@$(STEP) "initramfs" guest-kernel-config/initramfs $(AGENT)
+
+build: setup ## build podvmm and its VMM process
+	@$(STEP) "podvmm (release)" cargo build --quiet --locked --release -p podvmm -p podvmm-sandbox --bins
+	@$(STEP) "kvm-probe" cargo build --quiet --locked -p podvmm-tests --bin kvm-probe
+
+# The lab's packages are installed only where this machine's KVM does not do.
+lab-ready: build
+	@tests/tools/setup lab-if-needed
+
+run: guest build lab-ready ## run a command in a pod of its own, and show that the kernels differ
+	@tests/tools/demo
+
+test: guest build lab-ready ## run all checks and tests; ends in a summary
+	@tests/tools/check all
+
+lint: setup ## formatting, clippy and documentation
+	@tests/tools/check lint
+
+audit: setup ## licences, sources and banned crates; advisories where they can be had
+	@tests/tools/check audit
+
+bench: guest build lab-ready ## print the benchmark table and write build/bench.json
+	@tests/tools/bench
+
+lab: setup ## run CMD='...' in the lab
+	@test -n "$(CMD)" || { echo "usage: make lab CMD='command'" >&2; exit 2; }
+	@tests/tools/setup lab
+	@tests/lab/lab -- bash -c '$(subst ','\'',$(CMD))'
+
+clean: ## remove what was built; caches outside the checkout stay
+	rm -rf build target

@@ -1,0 +1,306 @@
+//! What a container's first process has to do, checked and complete before anything is done.
+
+use std::ffi::CString;
+
+use agent_protocol::MAX_SPEC_LEN;
+use agent_protocol::names::ContainerId;
+use agent_protocol::proto::{self, rootfs::Mode};
+use rustix::process::{Resource, Rlimit};
+use rustix::termios::Winsize;
+use rustix::thread::CapabilitySet;
+
+use super::filesystem::{self, DevicePlan, MountPlan};
+use super::spec::{self, Spec};
+use super::{capabilities, limits, paths};
+use crate::rpc::Refusal;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) rootfs: RootfsPlan,
+    /// `CLONE_NEW*` beside those that every container has.
+    pub(crate) namespaces: u64,
+    /// Name for the new UTS namespace.
+    pub(crate) hostname: Option<String>,
+    pub(crate) mounts: Vec<MountPlan>,
+    pub(crate) devices: Vec<DevicePlan>,
+    pub(crate) masked_paths: Vec<String>,
+    pub(crate) readonly_paths: Vec<String>,
+    /// Path below /proc/sys, and value.
+    pub(crate) sysctls: Vec<(String, String)>,
+    /// File of the container's cgroup, and value.
+    pub(crate) limits: Vec<(String, String)>,
+    pub(crate) terminal: Option<Winsize>,
+    pub(crate) process: ProcessPlan,
+}
+
+/// The container's root directory.
+#[derive(Debug)]
+pub(crate) struct RootfsPlan {
+    /// Relative to the share.
+    pub(crate) path: String,
+    pub(crate) mode: Mode,
+    /// Whether the container sees it read-only, whatever lies below.
+    pub(crate) readonly: bool,
+}
+
+/// The program and whom it runs as.
+#[derive(Debug)]
+pub(crate) struct ProcessPlan {
+    pub(crate) arguments: Vec<CString>,
+    pub(crate) environment: Vec<CString>,
+    pub(crate) cwd: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) umask: u32,
+    pub(crate) capabilities: CapabilityPlan,
+    pub(crate) rlimits: Vec<(Resource, Rlimit)>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) oom_score_adj: i32,
+}
+
+/// The five sets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CapabilityPlan {
+    pub(crate) bounding: CapabilitySet,
+    pub(crate) effective: CapabilitySet,
+    pub(crate) inheritable: CapabilitySet,
+    pub(crate) permitted: CapabilitySet,
+    pub(crate) ambient: CapabilitySet,
+}
+
+impl Plan {
+    /// Checks a CreateContainer request.
+    pub(crate) fn new(request: &proto::CreateContainerRequest) -> Result<Self, Refusal> {
+        let spec = parse(&request.oci_spec_json)?;
+        if let Some(field) = spec.refused_field() {
+            return Err(Refusal::unimplemented(format!("{field} is not supported")));
+        }
+        let stdio = request.stdio.get_or_default();
+        if spec.process.terminal != stdio.tty {
+            return Err(Refusal::invalid(
+                "process.terminal and stdio.tty must be equal",
+            ));
+        }
+        let namespaces = namespaces(&spec.linux.namespaces)?;
+        check_propagation(spec.linux.rootfs_propagation.as_deref())?;
+        Ok(Self {
+            rootfs: rootfs(request.rootfs.get_or_default(), spec.root.as_ref())?,
+            namespaces,
+            hostname: hostname(spec.hostname, namespaces)?,
+            mounts: spec
+                .mounts
+                .into_iter()
+                .map(filesystem::mount)
+                .collect::<Result<_, _>>()?,
+            devices: spec
+                .linux
+                .devices
+                .into_iter()
+                .map(filesystem::device)
+                .collect::<Result<_, _>>()?,
+            masked_paths: paths::all_absolute("linux.maskedPaths", spec.linux.masked_paths)?,
+            readonly_paths: paths::all_absolute("linux.readonlyPaths", spec.linux.readonly_paths)?,
+            sysctls: sysctls(spec.linux.sysctl)?,
+            limits: limits::files(&spec.linux.resources)?,
+            terminal: if stdio.tty {
+                Some(window_size(stdio.rows, stdio.cols)?)
+            } else {
+                None
+            },
+            process: process(spec.process)?,
+        })
+    }
+}
+
+/// Checks a container's name.
+pub(crate) fn container_id(name: &str) -> Result<ContainerId, Refusal> {
+    ContainerId::try_from(name).map_err(Refusal::invalid)
+}
+
+/// Checks a terminal's size; 0 is allowed and means unknown.
+pub(crate) fn window_size(rows: u32, cols: u32) -> Result<Winsize, Refusal> {
+    match (u16::try_from(rows), u16::try_from(cols)) {
+        (Ok(ws_row), Ok(ws_col)) => Ok(Winsize {
+            ws_row,
+            ws_col,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        }),
+        _ => Err(Refusal::invalid(format!(
+            "terminal of {rows} rows and {cols} columns"
+        ))),
+    }
+}
+
+/// Checks kernel parameters and makes them paths below /proc/sys.
+pub(crate) fn sysctls(
+    parameters: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<(String, String)>, Refusal> {
+    parameters
+        .into_iter()
+        .map(|(name, value)| {
+            // A name with slashes may have dots in a component, such as an interface's name.
+            let path = if name.contains('/') {
+                name.clone()
+            } else {
+                name.replace('.', "/")
+            };
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "_-./:".contains(c);
+            let components_fine = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+            if path.len() > 256 || !path.chars().all(allowed) || !components_fine {
+                return Err(Refusal::invalid(format!(
+                    "sysctl {name:?} is not a parameter's name"
+                )));
+            }
+            Ok((path, value))
+        })
+        .collect()
+}
+
+fn parse(json: &[u8]) -> Result<Spec, Refusal> {
+    if json.len() > MAX_SPEC_LEN {
+        return Err(Refusal::invalid(format!(
+            "oci_spec_json has {} bytes, at most {MAX_SPEC_LEN} are allowed",
+            json.len()
+        )));
+    }
+    serde_json::from_slice(json).map_err(|error| {
+        let text = format!("oci_spec_json: {error}");
+        let unknown = text.contains("unknown field");
+        if unknown {
+            Refusal::unimplemented(text)
+        } else {
+            Refusal::invalid(text)
+        }
+    })
+}
+
+fn rootfs(request: &proto::Rootfs, root: Option<&spec::Root>) -> Result<RootfsPlan, Refusal> {
+    let mode = request
+        .mode
+        .enum_value()
+        .map_err(|value| Refusal::invalid(format!("rootfs.mode {value} is unknown")))?;
+    let path = paths::relative("rootfs.path", &request.path)?;
+    Ok(RootfsPlan {
+        path,
+        mode,
+        readonly: root.is_some_and(|root| root.readonly),
+    })
+}
+
+fn namespaces(wanted: &[spec::Namespace]) -> Result<u64, Refusal> {
+    let mut flags = 0;
+    let (mut has_mount, mut has_pid) = (false, false);
+    for namespace in wanted {
+        let joins = namespace
+            .path
+            .as_deref()
+            .is_some_and(|path| !path.is_empty());
+        match (namespace.kind.as_str(), joins) {
+            ("mount", false) => has_mount = true,
+            ("pid", false) => has_pid = true,
+            // Every container has its own.
+            ("cgroup", false) => {}
+            ("ipc", false) => flags |= libc::CLONE_NEWIPC as u64,
+            ("uts", false) => flags |= libc::CLONE_NEWUTS as u64,
+            ("network", false) => flags |= libc::CLONE_NEWNET as u64,
+            // A path names a namespace of the host. Inside the guest, the pod's are the guest's own.
+            ("ipc" | "uts" | "network", true) => {}
+            (kind, joins) => {
+                let how = if joins { "joining" } else { "making" };
+                return Err(Refusal::unimplemented(format!(
+                    "linux.namespaces: {how} a {kind:?} namespace is not supported"
+                )));
+            }
+        }
+    }
+    if has_mount && has_pid {
+        Ok(flags)
+    } else {
+        Err(Refusal::unimplemented(
+            "linux.namespaces: a container needs its own mount and pid",
+        ))
+    }
+}
+
+/// The name for a UTS namespace of its own; a container without one has the pod's, and no other.
+fn hostname(wanted: Option<String>, namespaces: u64) -> Result<Option<String>, Refusal> {
+    let Some(name) = wanted.filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    if namespaces & libc::CLONE_NEWUTS as u64 != 0 {
+        return Ok(Some(name));
+    }
+    match rustix::system::uname().nodename().to_str() {
+        Ok(pods) if pods == name => Ok(None),
+        _ => Err(Refusal::invalid(
+            "hostname differs from the pod's, whose uts namespace it is in",
+        )),
+    }
+}
+
+fn check_propagation(propagation: Option<&str>) -> Result<(), Refusal> {
+    match propagation {
+        // Nothing is mounted in the guest for containers to receive, so slave and private are one.
+        None | Some("" | "private" | "rprivate" | "slave" | "rslave") => Ok(()),
+        Some(other) => Err(Refusal::unimplemented(format!(
+            "linux.rootfsPropagation {other:?}"
+        ))),
+    }
+}
+
+fn process(process: spec::Process) -> Result<ProcessPlan, Refusal> {
+    if process.args.first().is_none_or(String::is_empty) {
+        return Err(Refusal::invalid("process.args names no command"));
+    }
+    let umask = process.user.umask.unwrap_or(0o022);
+    if umask > 0o777 {
+        return Err(Refusal::invalid(format!("process.user.umask {umask:#o}")));
+    }
+    Ok(ProcessPlan {
+        arguments: c_strings("process.args", process.args)?,
+        environment: c_strings("process.env", process.env)?,
+        cwd: paths::absolute("process.cwd", &process.cwd)?,
+        uid: id("process.user.uid", process.user.uid)?,
+        gid: id("process.user.gid", process.user.gid)?,
+        groups: process
+            .user
+            .additional_gids
+            .into_iter()
+            .map(|gid| id("process.user.additionalGids", gid))
+            .collect::<Result<_, _>>()?,
+        umask,
+        capabilities: capabilities::plan(&process.capabilities)?,
+        rlimits: process
+            .rlimits
+            .iter()
+            .map(limits::rlimit)
+            .collect::<Result<_, _>>()?,
+        no_new_privileges: process.no_new_privileges,
+        oom_score_adj: process.oom_score_adj.unwrap_or(0).clamp(-1000, 1000),
+    })
+}
+
+/// `u32::MAX` means "leave it" to the kernel's calls.
+fn id(field: &str, id: u32) -> Result<u32, Refusal> {
+    if id == u32::MAX {
+        Err(Refusal::invalid(format!("{field} {id}")))
+    } else {
+        Ok(id)
+    }
+}
+
+fn c_strings(field: &str, strings: Vec<String>) -> Result<Vec<CString>, Refusal> {
+    strings
+        .into_iter()
+        .map(|string| {
+            CString::new(string).map_err(|_| Refusal::invalid(format!("{field} contains a NUL")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,53 @@
+//! The agent: PID 1 of a pod's guest, which runs containers at the host's word.
+//!
+//! ```text
+//!            host                                     guest
+//!   calls ── ttrpc ──────► rpc ──► server ──► container ── clone3 ──► init ── execve ──► command
+//!                                    │  ▲          ▲                  (mounts, pivot_root, user)  │
+//!   bytes ◄─ streams ───► opening ─► stdio::Pump ◄─┼───────── pipes, terminal ────────────────────┘
+//!   events ◄─ lifeline ───────────── ┘  └── SIGCHLD, waitpid
+//! ```
+//!
+//! - [`guest`]: start and end of the guest.
+//! - `server`: the event loop, which is the agent's only thread, and who is alive.
+//! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
+//! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
+//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `lifeline`: events for the host.
+//! - `sys`: system calls that need `unsafe`.
+//!
+//! *First process*: the fork of the agent that becomes a container's command. *Stage*: a tmpfs in a
+//! container's mount namespace where its root file system is put together.
+
+mod container;
+mod events;
+pub mod guest;
+mod init;
+mod kmsg;
+mod lifeline;
+mod opening;
+mod pod;
+mod rpc;
+mod server;
+mod stdio;
+mod sys;
+mod transport;
+
+use std::io;
+
+pub use transport::Transport;
+
+/// Serves the host over `transport` until it asks for the end.
+///
+/// `prepare` runs when the host has been told that the agent is there, and before the first call is
+/// answered. Afterwards /proc, /dev, /dev/shm, a cgroup2 hierarchy at /sys/fs/cgroup and the directories
+/// `share` and `stage` in /run/podvmm must exist. The process must have one thread and be allowed to make
+/// namespaces and mounts.
+///
+/// # Errors
+/// When the agent cannot listen, reach the host or go on waiting for events, or `prepare`'s own.
+pub fn serve(transport: Transport, prepare: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mut agent = server::Agent::start(transport)?;
+    prepare()?;
+    container::prepare_cgroups()?;
+    agent.run()
+}

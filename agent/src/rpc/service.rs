@@ -1,0 +1,261 @@
+//! The methods of service Agent.
+
+use agent_protocol::proto::{
+    CloseStdinRequest, CloseStdinResponse, CreateContainerRequest, CreateContainerResponse,
+    HelloRequest, HelloResponse, PowerOffRequest, PowerOffResponse, RemoveContainerRequest,
+    RemoveContainerResponse, ResizePtyRequest, ResizePtyResponse, SetupPodRequest,
+    SetupPodResponse, SignalContainerRequest, SignalContainerResponse, StartContainerRequest,
+    StartContainerResponse, WaitContainerRequest, WaitContainerResponse,
+};
+use agent_protocol::{PROTOCOL_VERSION, SERVICE, check_versions};
+use protobuf::Message;
+use ttrpc::Request;
+
+use super::codec::Incoming;
+use super::{Refusal, ReplyTo};
+use crate::container::{Answer, Container, Fate, Outcome, Plan, container_id, window_size};
+use crate::events::{Interest, Kind, Token};
+use crate::lifeline;
+use crate::pod;
+use crate::server::Agent;
+
+/// A method's answer; none if it comes later.
+type Reply<T> = Result<Option<T>, Refusal>;
+
+/// Reads a connection and carries out what it asks for. False at its end.
+pub(crate) fn serve(agent: &mut Agent, id: u64) -> bool {
+    let Some(connection) = agent.connections.get_mut(&id) else {
+        return true;
+    };
+    let mut incoming = Vec::new();
+    let open = connection.receive(&mut incoming).unwrap_or(false);
+    for message in incoming {
+        let (stream, result) = match message {
+            Incoming::Bad { stream, refusal } => (stream, Err(refusal)),
+            Incoming::Request { stream, request } => {
+                let reply = ReplyTo {
+                    connection: id,
+                    stream,
+                };
+                match call(agent, reply, &request).transpose() {
+                    Some(result) => (stream, result),
+                    None => continue,
+                }
+            }
+        };
+        if !send(agent, id, stream, result) {
+            return false;
+        }
+    }
+    open
+}
+
+/// Sends the answer to a call that had to wait; a connection that is gone needs none.
+pub(crate) fn answer(agent: &mut Agent, answer: Answer) {
+    let result = answer.result.and_then(|outcome| match outcome {
+        Outcome::Created => serialise(&CreateContainerResponse::new()),
+        Outcome::Removed => serialise(&RemoveContainerResponse::new()),
+        Outcome::Exited(status) => serialise(&exited(status)),
+        Outcome::Started(error) => serialise(&StartContainerResponse {
+            start_error: error.into(),
+            ..Default::default()
+        }),
+    });
+    let ReplyTo { connection, stream } = answer.to;
+    if !send(agent, connection, stream, result) {
+        agent.disconnect(connection);
+    }
+}
+
+fn send(agent: &mut Agent, id: u64, stream: u32, result: Result<Vec<u8>, Refusal>) -> bool {
+    match agent.connections.get_mut(&id) {
+        Some(connection) => connection.respond(stream, result, &agent.poller).is_ok(),
+        None => true,
+    }
+}
+
+fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> {
+    if request.service != SERVICE {
+        return Err(Refusal::unimplemented(format!(
+            "service {:?}",
+            request.service
+        )));
+    }
+    let payload = request.payload.as_slice();
+    if request.method == "Hello" {
+        return method(payload, |request| hello(agent, reply, &request));
+    }
+    let greeted = agent
+        .connections
+        .get(&reply.connection)
+        .is_some_and(|known| known.greeted);
+    if !greeted {
+        return Err(Refusal::precondition("the first call must be Hello"));
+    }
+    if agent.is_stopping() && !matches!(request.method.as_str(), "WaitContainer" | "PowerOff") {
+        return Err(Refusal::precondition("the guest is powering off"));
+    }
+    match request.method.as_str() {
+        "SetupPod" => method(payload, |request| setup_pod(agent, &request)),
+        "CreateContainer" => method(payload, |request| create(agent, reply, &request)),
+        "StartContainer" => method(payload, |request| start(agent, reply, &request)),
+        "WaitContainer" => method(payload, |request| wait(agent, reply, &request)),
+        "SignalContainer" => method(payload, |request| signal(agent, &request)),
+        "ResizePty" => method(payload, |request| resize(agent, &request)),
+        "CloseStdin" => method(payload, |request| close_stdin(agent, &request)),
+        "RemoveContainer" => method(payload, |request| remove(agent, reply, &request)),
+        "PowerOff" => method(payload, |request| power_off(agent, &request)),
+        other => Err(Refusal::unimplemented(format!("method {other:?}"))),
+    }
+}
+
+/// Parses a method's request and serialises its response.
+fn method<Q: Message, R: Message>(
+    payload: &[u8],
+    run: impl FnOnce(Q) -> Reply<R>,
+) -> Reply<Vec<u8>> {
+    let request = Q::parse_from_bytes(payload).map_err(Refusal::invalid)?;
+    run(request)?
+        .map(|response| serialise(&response))
+        .transpose()
+}
+
+fn serialise(message: &impl Message) -> Result<Vec<u8>, Refusal> {
+    message.write_to_bytes().map_err(Refusal::internal)
+}
+
+fn hello(agent: &mut Agent, reply: ReplyTo, request: &HelloRequest) -> Reply<HelloResponse> {
+    check_versions(request.protocol_version, PROTOCOL_VERSION).map_err(Refusal::precondition)?;
+    if let Some(connection) = agent.connections.get_mut(&reply.connection) {
+        connection.greeted = true;
+    }
+    Ok(Some(lifeline::identity()))
+}
+
+fn setup_pod(agent: &mut Agent, request: &SetupPodRequest) -> Reply<SetupPodResponse> {
+    if agent.pod_is_set_up {
+        return Err(Refusal::precondition("the pod is set up already"));
+    }
+    pod::set_up(request)?;
+    agent.pod_is_set_up = true;
+    Ok(Some(SetupPodResponse::new()))
+}
+
+fn create(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &CreateContainerRequest,
+) -> Reply<CreateContainerResponse> {
+    if !agent.pod_is_set_up {
+        return Err(Refusal::precondition(
+            "SetupPod comes before CreateContainer",
+        ));
+    }
+    let id = container_id(&request.container_id)?;
+    agent.containers.check_free(&id)?;
+    let plan = Plan::new(request)?;
+    let serial = agent.next_id();
+    let stdio = request.stdio.get_or_default();
+    let container = Container::create(&id, &plan, stdio, serial, reply)?;
+    if let Some(handshake) = container.handshake() {
+        let token = Token::new(Kind::Handshake, serial);
+        agent
+            .poller
+            .add(handshake, token, Interest::Read)
+            .map_err(Refusal::internal)?;
+    }
+    agent.containers.insert(id, container);
+    Ok(None)
+}
+
+fn start(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &StartContainerRequest,
+) -> Reply<StartContainerResponse> {
+    container(agent, &request.container_id, &request.exec_id)?.start(reply)?;
+    Ok(None)
+}
+
+fn wait(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &WaitContainerRequest,
+) -> Reply<WaitContainerResponse> {
+    let container = container(agent, &request.container_id, &request.exec_id)?;
+    Ok(container.wait(reply)?.map(exited))
+}
+
+fn exited(status: agent_protocol::proto::ExitStatus) -> WaitContainerResponse {
+    WaitContainerResponse {
+        status: Some(status).into(),
+        ..Default::default()
+    }
+}
+
+fn signal(agent: &mut Agent, request: &SignalContainerRequest) -> Reply<SignalContainerResponse> {
+    let container = container(agent, &request.container_id, &request.exec_id)?;
+    let signal = i32::try_from(request.signal)
+        .ok()
+        .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal))
+        .ok_or_else(|| Refusal::invalid(format!("signal {}", request.signal)))?;
+    container
+        .signal(signal, request.all)
+        .map_err(Refusal::internal)?;
+    Ok(Some(SignalContainerResponse::new()))
+}
+
+fn resize(agent: &mut Agent, request: &ResizePtyRequest) -> Reply<ResizePtyResponse> {
+    let size = window_size(request.rows, request.cols)?;
+    let container = container(agent, &request.container_id, &request.exec_id)?;
+    let streams = container.streams();
+    let terminal = streams
+        .terminal()
+        .ok_or_else(|| Refusal::precondition("no terminal"))?;
+    rustix::termios::tcsetwinsize(terminal, size)
+        .map_err(|error| Refusal::internal(format!("resize: {error}")))?;
+    Ok(Some(ResizePtyResponse::new()))
+}
+
+fn close_stdin(agent: &mut Agent, request: &CloseStdinRequest) -> Reply<CloseStdinResponse> {
+    let container = container(agent, &request.container_id, &request.exec_id)?;
+    if let Some(channel) = container.streams().close_input() {
+        agent.pump.end_source(channel, &agent.poller);
+    }
+    Ok(Some(CloseStdinResponse::new()))
+}
+
+fn remove(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &RemoveContainerRequest,
+) -> Reply<RemoveContainerResponse> {
+    let container = container(agent, &request.container_id, "")?;
+    match container.remove(request.force, reply)? {
+        Fate::Stays => Ok(None),
+        Fate::Gone => {
+            agent.containers.forget(&request.container_id);
+            Ok(Some(RemoveContainerResponse::new()))
+        }
+    }
+}
+
+fn power_off(agent: &mut Agent, request: &PowerOffRequest) -> Reply<PowerOffResponse> {
+    agent.begin_stop(request.grace_ms);
+    Ok(Some(PowerOffResponse::new()))
+}
+
+fn container<'a>(
+    agent: &'a mut Agent,
+    id: &str,
+    exec_id: &str,
+) -> Result<&'a mut Container, Refusal> {
+    let container = agent.containers.get(id)?;
+    if exec_id.is_empty() {
+        Ok(container)
+    } else {
+        Err(Refusal::unimplemented(
+            "processes beside a container's first are not supported",
+        ))
+    }
+}

@@ -1,0 +1,341 @@
+//! The agent's one thread: everything that happens is an event, handled to its end before the next.
+//!
+//! Nothing here may block: what takes time is done by a container's own first process, and what the host
+//! does not read waits in a bounded buffer. So no lock exists, no order of threads matters, and whoever
+//! asks about a process cannot race with its reaping.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use agent_protocol::proto::{AgentEvent, ContainerExited, ExitStatus, Stopping};
+use agent_protocol::{CONTROL_PORT, MAX_GRACE_MS, STREAM_PORT};
+use rustix::process::{WaitOptions, WaitStatus};
+use rustix::time::ClockId;
+
+use crate::container::{Fate, Registry};
+use crate::events::{Interest, Kind, Poller, Ready, Token};
+use crate::kmsg::{self, Level};
+use crate::lifeline;
+use crate::opening::Opening;
+use crate::rpc::{self, Connection};
+use crate::stdio::Pump;
+use crate::sys::process;
+use crate::transport::Transport;
+
+/// Most control connections, and most streams whose opening frame has not come, at a time.
+const MAX_CONNECTIONS: usize = 16;
+const MAX_OPENING: usize = 64;
+/// How long output may take to be read by the host once all containers have ended.
+const DRAIN_TIME: Duration = Duration::from_millis(500);
+/// How long killed processes may take to end.
+const KILL_TIME: Duration = Duration::from_secs(5);
+
+/// All of the agent's state.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) poller: Poller,
+    pub(crate) connections: HashMap<u64, Connection>,
+    pub(crate) containers: Registry,
+    pub(crate) pump: Pump,
+    pub(crate) opening: HashMap<u64, Opening>,
+    pub(crate) pod_is_set_up: bool,
+    transport: Transport,
+    children: OwnedFd,
+    listeners: [OwnedFd; 2],
+    lifeline: Option<Connection>,
+    stopping: Option<Stop>,
+    last_id: u64,
+}
+
+/// How far powering off has come.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    /// Until the time, containers may end by themselves.
+    Grace(Instant),
+    /// All were killed and must be gone by the time.
+    Killed(Instant),
+    /// Their output may be read until the time.
+    Draining(Instant),
+}
+
+impl Agent {
+    /// Listens, then tells the host so.
+    pub(crate) fn start(transport: Transport) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let control = transport.listen(CONTROL_PORT)?;
+        let streams = transport.listen(STREAM_PORT)?;
+        poller.add(
+            &control,
+            Token::new(Kind::ControlListener, 0),
+            Interest::Read,
+        )?;
+        poller.add(
+            &streams,
+            Token::new(Kind::StreamListener, 0),
+            Interest::Read,
+        )?;
+        let lifeline = lifeline::dial(&transport)?;
+        let lifeline = Connection::new(lifeline, Token::new(Kind::Lifeline, 0), &poller)?;
+        let children = process::child_events()?;
+        poller.add(&children, Token::new(Kind::Children, 0), Interest::Read)?;
+        Ok(Self {
+            poller,
+            connections: HashMap::new(),
+            containers: Registry::default(),
+            pump: Pump::new(),
+            opening: HashMap::new(),
+            pod_is_set_up: false,
+            transport,
+            children,
+            listeners: [control, streams],
+            lifeline: Some(lifeline),
+            stopping: None,
+            last_id: 0,
+        })
+    }
+
+    /// Handles events until the host has asked for the end and nothing is left to wait for.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        loop {
+            let timeout = match self.advance_stop() {
+                Some(Step::Stopped) => break,
+                Some(Step::WaitUntil(time)) => Some(time.saturating_duration_since(Instant::now())),
+                None => None,
+            };
+            for ready in self.poller.wait(timeout)? {
+                self.handle(ready);
+            }
+        }
+        self.flush_sockets();
+        Ok(())
+    }
+
+    /// A number that names nothing yet.
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn handle(&mut self, ready: Ready) {
+        match ready.kind {
+            Kind::Children => self.reap(),
+            Kind::ControlListener => self.accept_control(),
+            Kind::StreamListener => self.accept_stream(),
+            Kind::Connection => {
+                let flushed = self
+                    .connections
+                    .get_mut(&ready.id)
+                    .is_none_or(|connection| connection.flush(&self.poller).is_ok());
+                if !flushed || !rpc::serve(self, ready.id) {
+                    self.disconnect(ready.id);
+                }
+            }
+            Kind::OpeningStream => self.continue_opening(ready.id),
+            Kind::Handshake => self.continue_handshake(ready.id),
+            Kind::ChannelSource | Kind::ChannelDestination => {
+                self.pump
+                    .run(ready.id, ready.kind, ready.failed, &self.poller);
+            }
+            Kind::Lifeline => self.check_lifeline(),
+        }
+    }
+
+    /// Reaps every child that has ended: containers' first processes, and orphans of anybody.
+    fn reap(&mut self) {
+        // What the descriptor says is only that there is something; signals of one kind merge.
+        let _ = rustix::io::read(&self.children, &mut [0; 128]);
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let Some((id, container)) = self.containers.by_child(pid) else {
+                continue;
+            };
+            let mut answers = Vec::new();
+            if container.take_messages(&mut answers)
+                && let Some(handshake) = container.end_handshake()
+            {
+                self.poller.remove(&handshake);
+            }
+            let status = exit_status(status);
+            let mut exited = ContainerExited::new();
+            exited.container_id = id.to_string();
+            let visible = container.is_visible();
+            let fate = container.on_exit(status, &mut answers);
+            exited.status = container.status().cloned().into();
+            if fate == Fate::Gone {
+                self.containers.forget(id.as_str());
+            }
+            for answer in answers {
+                rpc::answer(self, answer);
+            }
+            if visible {
+                let mut event = AgentEvent::new();
+                event.set_container_exited(exited);
+                self.tell(&event);
+            }
+        }
+    }
+
+    fn accept_control(&mut self) {
+        let Some(socket) = self.accept(0, self.connections.len() < MAX_CONNECTIONS) else {
+            return;
+        };
+        let id = self.next_id();
+        if let Ok(connection) =
+            Connection::new(socket, Token::new(Kind::Connection, id), &self.poller)
+        {
+            self.connections.insert(id, connection);
+        }
+    }
+
+    fn accept_stream(&mut self) {
+        let Some(socket) = self.accept(1, self.opening.len() < MAX_OPENING) else {
+            return;
+        };
+        let id = self.next_id();
+        let token = Token::new(Kind::OpeningStream, id);
+        if self.poller.add(&socket, token, Interest::Read).is_ok() {
+            self.opening.insert(id, Opening::new(socket));
+        }
+    }
+
+    /// Accepts a connection and closes it again if there is no room for it.
+    fn accept(&self, listener: usize, has_room: bool) -> Option<OwnedFd> {
+        let listener = self.listeners.get(listener)?;
+        match self.transport.accept(listener) {
+            Ok(socket) => socket.filter(|_| has_room),
+            Err(error) => {
+                kmsg::log(Level::Warning, &format!("accept: {error}"));
+                None
+            }
+        }
+    }
+
+    fn continue_handshake(&mut self, serial: u64) {
+        let Some(container) = self.containers.by_serial(serial) else {
+            return;
+        };
+        let mut answers = Vec::new();
+        if container.take_messages(&mut answers)
+            && let Some(handshake) = container.end_handshake()
+        {
+            self.poller.remove(&handshake);
+        }
+        for answer in answers {
+            rpc::answer(self, answer);
+        }
+    }
+
+    /// Closes a control connection. Calls that wait on it go on and are answered to nobody.
+    pub(crate) fn disconnect(&mut self, id: u64) {
+        if let Some(connection) = self.connections.remove(&id) {
+            self.poller.remove(connection.socket());
+            self.containers
+                .all()
+                .for_each(|container| container.forget_waiters(id));
+        }
+    }
+
+    /// The host does not write on the lifeline; all there can be is its end, with which pods live on.
+    fn check_lifeline(&mut self) {
+        let Some(lifeline) = &mut self.lifeline else {
+            return;
+        };
+        let alive = lifeline.discard_input() && lifeline.flush(&self.poller).is_ok();
+        if !alive {
+            self.drop_lifeline();
+        }
+    }
+
+    fn drop_lifeline(&mut self) {
+        if let Some(lifeline) = self.lifeline.take() {
+            lifeline::forget();
+            self.poller.remove(lifeline.socket());
+        }
+    }
+
+    fn tell(&mut self, event: &AgentEvent) {
+        let Some(lifeline) = &mut self.lifeline else {
+            return;
+        };
+        if lifeline
+            .send(&lifeline::frame(event), &self.poller)
+            .is_err()
+        {
+            self.drop_lifeline();
+        }
+    }
+
+    /// Whether the host has asked for the end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Asks all containers to end; kills those that have not after `grace_ms` milliseconds. Asked again,
+    /// it can only become shorter.
+    pub(crate) fn begin_stop(&mut self, grace_ms: u32) {
+        let grace = Duration::from_millis(grace_ms.min(MAX_GRACE_MS).into());
+        let until = Instant::now() + grace;
+        if let Some(stop) = &mut self.stopping {
+            if let Stop::Grace(before) = stop {
+                *stop = Stop::Grace(until.min(*before));
+            }
+            return;
+        }
+        for container in self.containers.alive() {
+            let _ = container.signal(libc::SIGTERM, false);
+        }
+        self.stopping = Some(Stop::Grace(until));
+        let mut event = AgentEvent::new();
+        event.set_stopping(Stopping::new());
+        self.tell(&event);
+    }
+
+    fn advance_stop(&mut self) -> Option<Step> {
+        let now = Instant::now();
+        let none_alive = self.containers.alive().next().is_none();
+        let stop = match self.stopping? {
+            Stop::Grace(_) | Stop::Killed(_) if none_alive => Stop::Draining(now + DRAIN_TIME),
+            Stop::Grace(until) if until <= now => {
+                self.containers
+                    .alive()
+                    .for_each(|container| container.kill());
+                Stop::Killed(now + KILL_TIME)
+            }
+            Stop::Killed(until) if until <= now => return Some(Step::Stopped),
+            same => same,
+        };
+        self.stopping = Some(stop);
+        match stop {
+            Stop::Draining(until) if until <= now || self.pump.is_drained() => Some(Step::Stopped),
+            Stop::Grace(until) | Stop::Killed(until) | Stop::Draining(until) => {
+                Some(Step::WaitUntil(until))
+            }
+        }
+    }
+
+    /// Lets the last answers leave the guest before it stops.
+    fn flush_sockets(&mut self) {
+        for connection in self.connections.values_mut().chain(self.lifeline.as_mut()) {
+            let _ = connection.flush(&self.poller);
+            crate::sys::vsock::wait_until_sent(connection.socket());
+        }
+    }
+}
+
+/// What a stop needs next.
+enum Step {
+    WaitUntil(Instant),
+    Stopped,
+}
+
+fn exit_status(status: WaitStatus) -> ExitStatus {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    let mut exit = ExitStatus::new();
+    exit.exited_at_ns = (now.tv_sec as u64).saturating_mul(1_000_000_000) + now.tv_nsec as u64;
+    match status.terminating_signal() {
+        Some(signal) => exit.set_signal(signal as u32),
+        None => exit.set_exit_code(status.exit_status().unwrap_or(0) as u32),
+    }
+    exit
+}

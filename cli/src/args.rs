@@ -1,0 +1,266 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use log::LevelFilter;
+use sandbox::User;
+use vmm::{MemorySize, VcpuCount};
+
+/// Give every pod its own virtual machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "podvmm",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    /// Writes a log to standard error: error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<LevelFilter>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a command in a container inside its own virtual machine
+    Run(Box<Run>),
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  podvmm run --rootfs / -- uname -r               this host's userland, another kernel
+  podvmm run --rootfs DIR -it -- sh               a shell in a container
+  podvmm run --cpus 2 --mem 512M --rootfs DIR -- make test
+  podvmm run --rootfs DIR --volume ./src:/src:ro -- ls /src
+
+Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it;
+125 when podvmm failed; 126 when the command cannot be executed; 127 when it is not found.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub struct Run {
+    /// Names the pod [default: pod- and a random suffix]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// vCPUs of the virtual machine
+    #[arg(long, value_name = "N", default_value = "1", value_parser = vcpus)]
+    pub cpus: VcpuCount,
+    /// Memory of the virtual machine: 256M, 2G, 512Mi, 2Gi or bytes
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = sandbox::config::parse_memory)]
+    pub mem: MemorySize,
+    /// Directory that becomes the container's root; changes stay in the guest and vanish with it
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: PathBuf,
+    /// Lets the container change the root directory on the host
+    #[arg(long)]
+    pub rootfs_rw: bool,
+    /// Shares a host file or directory: SRC:DST, or SRC:DST:ro to refuse changes
+    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse)]
+    pub volumes: Vec<Volume>,
+    /// Sets a variable; NAME alone takes the value from podvmm's environment
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    pub env: Vec<Variable>,
+    /// Working directory in the container
+    #[arg(short, long, value_name = "DIR", default_value = "/", value_parser = absolute)]
+    pub workdir: String,
+    /// Runs the command as this user and group, by number [default: 0:0]
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = user)]
+    pub user: Option<User>,
+    /// Host name of the guest [default: the pod's name]
+    #[arg(long, value_name = "NAME", value_parser = hostname)]
+    pub hostname: Option<String>,
+    /// Passes standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Gives the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Guest kernel: ELF vmlinux or bzImage [default: found in PODVMM_GUEST_DIR, beside podvmm, or
+    /// in /usr/lib/podvmm]
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// Guest initramfs with the agent [default: found like the kernel]
+    #[arg(long, value_name = "PATH")]
+    pub initrd: Option<PathBuf>,
+    /// Writes the guest kernel's console to a file, for debugging; slows the guest's start
+    #[arg(long, value_name = "FILE")]
+    pub console: Option<PathBuf>,
+    /// Ends the pod after this time: 500ms, 30s, 5m, 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
+    /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Command and arguments to run
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// A shared file or directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub source: PathBuf,
+    pub destination: String,
+    pub read_only: bool,
+}
+
+impl Volume {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<_> = text.split(':').collect();
+        let (source, destination, read_only) = match parts[..] {
+            [source, destination] | [source, destination, "rw"] => (source, destination, false),
+            [source, destination, "ro"] => (source, destination, true),
+            [_, _, mode] => return Err(format!("`{mode}` is no mode; write ro or rw")),
+            _ => return Err("write SRC:DST or SRC:DST:ro".into()),
+        };
+        if source.is_empty() {
+            return Err("SRC is empty; write SRC:DST or SRC:DST:ro".into());
+        }
+        let destination = absolute(destination)?;
+        Ok(Self {
+            source: source.into(),
+            destination,
+            read_only,
+        })
+    }
+}
+
+/// A variable for the command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable(pub Option<String>);
+
+fn variable(text: &str) -> Result<Variable, String> {
+    if text.is_empty() || text.starts_with('=') {
+        return Err("a variable needs a name; write NAME=VALUE".into());
+    }
+    if text.contains('=') {
+        return Ok(Variable(Some(text.to_owned())));
+    }
+    Ok(Variable(
+        std::env::var(text)
+            .ok()
+            .map(|value| format!("{text}={value}")),
+    ))
+}
+
+fn vcpus(text: &str) -> Result<VcpuCount, String> {
+    let count = text
+        .parse()
+        .map_err(|_| format!("`{text}` is no whole number of CPUs"))?;
+    VcpuCount::new(count).map_err(|error| error.to_string())
+}
+
+fn absolute(path: &str) -> Result<String, String> {
+    if path.starts_with('/') {
+        Ok(path.to_owned())
+    } else {
+        Err(format!(
+            "`{path}` is not absolute; it is a path in the container and starts with /"
+        ))
+    }
+}
+
+fn user(text: &str) -> Result<User, String> {
+    let number = |text: &str| {
+        text.parse()
+            .map_err(|_| format!("`{text}` is no number; users and groups are given by id"))
+    };
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (number(uid)?, number(gid)?),
+        None => (number(text)?, 0),
+    };
+    Ok(User { uid, gid })
+}
+
+fn hostname(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let ends = text.starts_with(['-', '.']) || text.ends_with(['-', '.']);
+    if text.is_empty() || text.len() > 63 || ends || !text.chars().all(allowed) {
+        return Err(format!(
+            "`{text}` is no host name of 1 to 63 letters, digits, `-` and `.`"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("`{text}` is no duration; write 500ms, 30s, 5m or 1h");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(wrong()),
+    };
+    match millis {
+        Some(0) => Err("0 leaves no time; leave --timeout out for no limit".into()),
+        Some(millis) => Ok(Duration::from_millis(millis)),
+        None => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Run, clap::Error> {
+        let all = ["podvmm", "run"].iter().chain(args);
+        Args::try_parse_from(all).map(|args| match args.command {
+            Command::Run(run) => *run,
+        })
+    }
+
+    #[test]
+    fn the_command_keeps_its_own_options() {
+        let run = parse(&["--rootfs", "/", "sh", "-c", "--cpus", "-i"]).unwrap();
+        assert_eq!(run.command, ["sh", "-c", "--cpus", "-i"]);
+        let run = parse(&["-it", "--rootfs", "/", "--", "-x"]).unwrap();
+        assert_eq!(run.command, ["-x"]);
+        assert!(run.interactive && run.tty);
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_name() {
+        for (args, word) in [
+            (["--cpus", "0"], "--cpus"),
+            (["--cpus", "10000"], "--cpus"),
+            (["--cpus", "1.5"], "--cpus"),
+            (["--mem", "1"], "--mem"),
+            (["--volume", "x"], "--volume"),
+            (["--volume", "a:b"], "absolute"),
+            (["--volume", "a:/b:rx"], "rx"),
+            (["--env", "=x"], "--env"),
+            (["--user", "root"], "--user"),
+            (["--hostname", "a_b"], "--hostname"),
+            (["--timeout", "0"], "--timeout"),
+            (["--timeout", "5d"], "--timeout"),
+            (["--workdir", "here"], "--workdir"),
+            (["--no-such-option", "x"], "--no-such-option"),
+        ] {
+            let error = parse(&[args[0], args[1], "--rootfs", "/", "true"]).unwrap_err();
+            assert!(error.to_string().contains(word), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("7", 7_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(millis));
+        }
+    }
+}

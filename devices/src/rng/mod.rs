@@ -1,0 +1,203 @@
+//! The entropy device (virtio-v1.2 §5.4): one queue of writable buffers, filled from the host's
+//! random number generator.
+//!
+//! A request is served up to [`MAX_REQUEST`] bytes: the driver may offer any amount of memory, and
+//! filling it is work that the host does.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::device::{
+    ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, VirtioDevice,
+};
+use crate::queue::{ActiveQueue, Chain, QueueFault, QueueSize};
+
+/// Most bytes that one request is given.
+pub const MAX_REQUEST: usize = 4096;
+
+const QUEUE_SIZES: [QueueSize; 1] = match QueueSize::new(16) {
+    Some(size) => [size],
+    None => unreachable!(),
+};
+
+/// The entropy device.
+#[derive(Debug, Default)]
+pub struct Rng;
+
+#[derive(Debug, Error)]
+enum RngError {
+    #[error("the driver set up no request queue")]
+    NoQueue,
+    #[error("cannot start the worker")]
+    Worker(#[source] io::Error),
+}
+
+impl VirtioDevice for Rng {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Rng
+    }
+
+    fn queue_sizes(&self) -> &[QueueSize] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    fn activate(
+        self: Box<Self>,
+        mut with: Activation,
+    ) -> Result<Box<dyn ActiveDevice>, ActivateError> {
+        let queue = with.queues.first_mut().and_then(Option::take);
+        let started = queue.ok_or(RngError::NoQueue).and_then(Worker::start);
+        match started {
+            Ok(worker) => Ok(Box::new(worker)),
+            Err(error) => Err(ActivateError {
+                kind: DeviceKind::Rng,
+                device: self,
+                source: error.into(),
+            }),
+        }
+    }
+}
+
+struct Worker {
+    thread: Option<JoinHandle<ActiveQueue>>,
+    stop: Arc<AtomicBool>,
+    kick: EventFd,
+}
+
+impl Worker {
+    fn start(queue: ActiveQueue) -> Result<Self, RngError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let kick = queue.kick().try_clone().map_err(RngError::Worker)?;
+        let seen = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("virtio-rng".into())
+            .stack_size(crate::device::WORKER_STACK)
+            .spawn(move || serve(queue, &seen))
+            .map_err(RngError::Worker)?;
+        Ok(Self {
+            thread: Some(thread),
+            stop,
+            kick,
+        })
+    }
+}
+
+impl ActiveDevice for Worker {
+    fn stop(mut self: Box<Self>) -> Stopped {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = self.kick.write(1);
+        let queue = self.thread.take().and_then(|thread| thread.join().ok());
+        Stopped {
+            device: Box::new(Rng),
+            queues: vec![queue.map(ActiveQueue::save)],
+            state: DeviceState {
+                kind: DeviceKind::Rng,
+                version: 1,
+                payload: Vec::new(),
+            },
+        }
+    }
+}
+
+fn serve(mut queue: ActiveQueue, stop: &AtomicBool) -> ActiveQueue {
+    let mut chain = Chain::new();
+    let mut bytes = [0u8; MAX_REQUEST];
+    while !stop.load(Ordering::SeqCst) {
+        match serve_available(&mut queue, &mut chain, &mut bytes) {
+            Ok(()) => {}
+            Err(fault) => {
+                queue.fail(&fault);
+                break;
+            }
+        }
+        if queue.kick().read().is_err() {
+            break;
+        }
+    }
+    queue
+}
+
+fn serve_available(
+    queue: &mut ActiveQueue,
+    chain: &mut Chain,
+    bytes: &mut [u8; MAX_REQUEST],
+) -> Result<(), QueueFault> {
+    loop {
+        while queue.pop(chain)? {
+            let memory = Arc::clone(queue.memory());
+            let mut writer = chain.writer(&memory);
+            let len = writer.available().min(MAX_REQUEST);
+            let filled = fill_random(&mut bytes[..len]);
+            // It fits: `len` is at most what is available.
+            let _ = writer.write_all(&bytes[..filled]);
+            let written = u32::try_from(writer.written()).unwrap_or(0);
+            queue.push_used(chain.head(), written)?;
+        }
+        queue.notify()?;
+        if !queue.enable_kicks()? {
+            return Ok(());
+        }
+    }
+}
+
+/// Fills as much of `bytes` as the host's generator gives; it is never short once it is seeded.
+fn fill_random(bytes: &mut [u8]) -> usize {
+    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::Driver;
+
+    #[test]
+    fn a_buffer_is_filled_and_no_two_are_alike() {
+        let mut driver = Driver::start(Box::new(Rng), !0);
+        let first = driver.request(0, &[], &[64]);
+        let second = driver.request(0, &[], &[32, 32]);
+        assert_eq!((first.len(), second.len()), (64, 64));
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn case_08_a_request_of_any_length_gets_a_bounded_answer() {
+        let mut driver = Driver::start(Box::new(Rng), !0);
+        let reply = driver.request(0, &[], &[1 << 20, 1 << 20]);
+        assert_eq!(reply.len(), MAX_REQUEST);
+    }
+
+    #[test]
+    fn a_buffer_that_cannot_be_written_comes_back_empty() {
+        let mut driver = Driver::start(Box::new(Rng), !0);
+        assert!(driver.request(0, &[b"readable"], &[]).is_empty());
+        assert_eq!(driver.request(0, &[b"readable"], &[8]).len(), 8);
+        assert!(!driver.needs_reset());
+    }
+
+    #[test]
+    fn case_05_a_reset_while_requests_are_served_leaves_none_behind() {
+        let mut driver = Driver::start(Box::new(Rng), !0);
+        for _ in 0..50 {
+            for _ in 0..16 {
+                driver.post_quietly(0, &[], &[MAX_REQUEST as u32]);
+            }
+            driver.kick(0);
+            driver.bring_up(!0);
+            assert_eq!(driver.poll(0), None, "the new life has no old replies");
+            assert_eq!(driver.request(0, &[], &[16]).len(), 16);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The interrupt side of virtio-mmio: status bits and the line.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::mirror::Mirror;
+use super::registers as reg;
+use crate::device::{DeviceKind, Interrupt};
+
+const USED_BUFFER: u32 = 1 << 0;
+const CONFIG_CHANGE: u32 = 1 << 1;
+
+/// `InterruptStatus` and the event file descriptor that raises the line.
+pub struct MmioInterrupt {
+    kind: DeviceKind,
+    status: AtomicU32,
+    needs_reset: AtomicBool,
+    line: EventFd,
+    /// The `Status` register without `DEVICE_NEEDS_RESET`, for the mirror.
+    device_status: AtomicU32,
+    mirror: OnceLock<Mutex<Mirror>>,
+}
+
+impl MmioInterrupt {
+    /// An idle interrupt of a device of `kind`; writing to `line` raises it, edge-triggered.
+    #[must_use]
+    pub fn new(kind: DeviceKind, line: EventFd) -> Self {
+        Self {
+            kind,
+            status: AtomicU32::new(0),
+            needs_reset: AtomicBool::new(false),
+            line,
+            device_status: AtomicU32::new(0),
+            mirror: OnceLock::new(),
+        }
+    }
+
+    /// Keeps `InterruptStatus` in `mirror` as well, from now on.
+    pub(super) fn mirror(&self, mirror: Mirror) {
+        let _ = self.mirror.set(Mutex::new(mirror));
+        self.publish();
+    }
+
+    /// Takes note of the `Status` register.
+    pub(super) fn set_device_status(&self, status: u32) {
+        self.device_status.store(status, Ordering::SeqCst);
+        self.publish();
+    }
+
+    /// `Status` as the driver reads it.
+    pub(super) fn device_status(&self) -> u32 {
+        let status = self.device_status.load(Ordering::SeqCst);
+        if self.is_reset_needed() {
+            status | VIRTIO_CONFIG_S_NEEDS_RESET
+        } else {
+            status
+        }
+    }
+
+    /// Rare: not on the way of a used buffer notification, whose bit is always there for a mirror.
+    fn publish(&self) {
+        if let Some(mirror) = self.mirror.get() {
+            // Held over both reads and stores, so that a later change is not overwritten by an
+            // earlier one.
+            let mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
+            mirror.store(reg::INTERRUPT_STATUS, self.status() | USED_BUFFER);
+            mirror.store(reg::STATUS, self.device_status());
+        }
+    }
+
+    pub(super) fn status(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_status(&self, bits: u32) {
+        self.status
+            .store(bits & (USED_BUFFER | CONFIG_CHANGE), Ordering::SeqCst);
+        self.publish();
+    }
+
+    pub(super) fn acknowledge(&self, bits: u32) {
+        self.status.fetch_and(!bits, Ordering::SeqCst);
+        self.publish();
+    }
+
+    pub(super) fn is_reset_needed(&self) -> bool {
+        self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn clear(&self) {
+        self.status.store(0, Ordering::SeqCst);
+        self.needs_reset.store(false, Ordering::SeqCst);
+        self.publish();
+    }
+
+    fn raise(&self, bit: u32) {
+        // The bit first: a driver that takes the interrupt at once must find its cause.
+        let before = self.status.fetch_or(bit, Ordering::SeqCst);
+        if before & bit == 0 {
+            self.publish();
+        }
+        // A full counter means that the line is already pending.
+        let _ = self.line.write(1);
+    }
+}
+
+impl Interrupt for MmioInterrupt {
+    fn used_buffers(&self, _queue: u16) {
+        self.raise(USED_BUFFER);
+    }
+
+    fn config_changed(&self) {
+        self.raise(CONFIG_CHANGE);
+    }
+
+    fn needs_reset(&self, reason: &dyn Display) {
+        // Once per life of the device, so a guest cannot fill the log with it.
+        if !self.needs_reset.swap(true, Ordering::SeqCst) {
+            log::warn!(
+                "{:?} device stopped until its driver resets it: {reason}",
+                self.kind
+            );
+            self.publish();
+        }
+        self.raise(CONFIG_CHANGE);
+    }
+}

@@ -1,0 +1,86 @@
+//! Registers that the guest reads without an exit.
+//!
+//! What a read of the window would give is also kept in a page of memory. A hypervisor that maps this
+//! page read-only at the window's address serves reads from it: only writes still reach
+//! [`MmioTransport::write`](super::MmioTransport::write). An interrupt then costs the driver no exit to
+//! user space: it reads `InterruptStatus` from memory, and its acknowledgement of a used buffer
+//! notification is swallowed in the kernel by [`ACKNOWLEDGE_OFFSET`](super::MmioTransport::ACKNOWLEDGE_OFFSET).
+//!
+//! Because that acknowledgement is not seen, a mirrored status tells of used buffers at all times.
+//! A driver that looks and finds none has lost nothing (virtio-v1.2 §2.7.7 lets notifications be
+//! spurious).
+
+use std::sync::atomic::Ordering;
+
+use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
+
+use super::mmio::WINDOW_SIZE;
+
+/// Pages of registers, one for each device, to be mapped read-only into the guest.
+#[derive(Debug)]
+pub struct RegisterPages(MmapRegion);
+
+impl RegisterPages {
+    /// Pages for `devices` devices.
+    ///
+    /// # Errors
+    /// When memory cannot be mapped.
+    pub fn new(devices: usize) -> std::io::Result<Self> {
+        let bytes = devices.max(1) * WINDOW_SIZE as usize;
+        MmapRegion::new(bytes)
+            .map(Self)
+            .map_err(std::io::Error::other)
+    }
+
+    /// Address in this process, for the hypervisor.
+    #[must_use]
+    pub fn host_address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0.size() as u64
+    }
+
+    /// Whether there are none, which is never.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.size() == 0
+    }
+
+    fn page(&self, device: usize) -> Option<VolatileSlice<'_>> {
+        let window = WINDOW_SIZE as usize;
+        self.0.get_slice(device.checked_mul(window)?, window).ok()
+    }
+}
+
+/// One device's page.
+#[derive(Debug, Clone)]
+pub(super) struct Mirror {
+    pages: std::sync::Arc<RegisterPages>,
+    device: usize,
+}
+
+impl Mirror {
+    pub fn new(pages: std::sync::Arc<RegisterPages>, device: usize) -> Option<Self> {
+        pages.page(device)?;
+        Some(Self { pages, device })
+    }
+
+    /// Makes the register at `offset` read as `value` from now on.
+    pub fn store(&self, offset: u64, value: u32) {
+        if let Some(page) = self.pages.page(self.device) {
+            // The guest reads with plain loads; one aligned store is seen whole or not at all.
+            let _ = page.store(value.to_le(), offset as usize, Ordering::Release);
+        }
+    }
+
+    /// Copies the configuration space.
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        if let Some(page) = self.pages.page(self.device) {
+            let _ = page.write(bytes, offset as usize);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Registers, rings and memory of each device, written with anything.
+#![no_main]
+
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use podvmm_devices::VirtioDevice;
+use podvmm_devices::rng::Rng;
+use podvmm_devices::testkit::{Descriptor, Driver};
+use podvmm_devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
+use vm_memory::{Bytes, GuestAddress};
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Kind {
+    Rng,
+    Vsock,
+}
+
+impl Kind {
+    fn device(self) -> Box<dyn VirtioDevice> {
+        match self {
+            Self::Rng => Box::new(Rng),
+            Self::Vsock => Box::new(vsock()),
+        }
+    }
+
+    fn queues(self) -> u16 {
+        match self {
+            Self::Rng => 1,
+            Self::Vsock => 3,
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    Write {
+        offset: u16,
+        data: [u8; 8],
+        len: u8,
+    },
+    Register {
+        number: u8,
+        value: u32,
+    },
+    Read {
+        offset: u16,
+        len: u8,
+    },
+    Descriptor {
+        queue: u8,
+        index: u16,
+        addr: u32,
+        len: u32,
+        flags: u16,
+        next: u16,
+    },
+    WildDescriptor {
+        queue: u8,
+        index: u16,
+        addr: u64,
+        len: u32,
+    },
+    Publish {
+        queue: u8,
+        head: u16,
+    },
+    AvailIndex {
+        queue: u8,
+        value: u16,
+    },
+    Memory {
+        at: u32,
+        bytes: Vec<u8>,
+    },
+    BringUp {
+        features: u64,
+    },
+    PauseAndResume,
+    SaveAndRestore,
+    Settle,
+}
+
+fuzz_target!(|input: (Kind, Vec<Step>)| {
+    let (kind, steps) = input;
+    let mut driver = Driver::start(kind.device(), !0);
+    for step in steps.iter().take(64) {
+        run(kind, &mut driver, step);
+    }
+    driver.bring_up(!0);
+    assert!(!driver.needs_reset(), "a reset mends everything");
+});
+
+fn run(kind: Kind, driver: &mut Driver, step: &Step) {
+    let queue_of = |queue: &u8| u16::from(*queue) % kind.queues();
+    match step {
+        Step::Write { offset, data, len } => {
+            let len = usize::from(*len) % 9;
+            driver.transport().write(u64::from(*offset), &data[..len]);
+        }
+        Step::Register { number, value } => driver.write(4 * u64::from(*number), *value),
+        Step::Read { offset, len } => {
+            let mut bytes = vec![0; usize::from(*len)];
+            driver.transport().read(u64::from(*offset), &mut bytes);
+        }
+        Step::Descriptor {
+            queue,
+            index,
+            addr,
+            len,
+            flags,
+            next,
+        } => {
+            // Mostly inside memory, mostly short chains.
+            driver.ring(queue_of(queue)).write_desc(
+                index % 128,
+                Descriptor {
+                    addr: u64::from(addr % (65 << 20)),
+                    len: len % (1 << 16),
+                    flags: flags % 8,
+                    next: next % 130,
+                },
+            );
+        }
+        Step::WildDescriptor {
+            queue,
+            index,
+            addr,
+            len,
+        } => {
+            driver.ring(queue_of(queue)).write_desc(
+                index % 128,
+                Descriptor {
+                    addr: *addr,
+                    len: *len,
+                    flags: 2,
+                    next: 0,
+                },
+            );
+        }
+        Step::Publish { queue, head } => {
+            let queue = queue_of(queue);
+            driver.ring(queue).publish(head % 130);
+            driver.kick(queue);
+        }
+        Step::AvailIndex { queue, value } => {
+            let queue = queue_of(queue);
+            driver.ring(queue).write_avail_idx(*value);
+            driver.kick(queue);
+        }
+        Step::Memory { at, bytes } => {
+            let _ = driver.memory().write(bytes, GuestAddress(u64::from(*at)));
+        }
+        Step::BringUp { features } => driver.bring_up(features | 1 << 32),
+        Step::PauseAndResume => {
+            driver.transport().pause();
+            driver.transport().resume();
+        }
+        Step::SaveAndRestore => {
+            driver.transport().pause();
+            let saved = driver.transport().save();
+            driver.replace(kind.device(), saved.clone());
+            assert_eq!(driver.transport().save(), saved);
+            driver.transport().resume();
+        }
+        Step::Settle => (0..20).for_each(|_| std::thread::yield_now()),
+    }
+}
+
+fn vsock() -> Vsock {
+    // An address of the abstract name space that the system chooses: nobody calls.
+    let (listener, _) = listener();
+    Vsock::new(VsockConfig {
+        guest_cid: GuestCid::try_from(3).expect("not reserved"),
+        listener,
+        host_ports: HostPorts::Connector(Box::new(|_| Ok(UnixStream::pair()?.0))),
+        limits: Limits::default(),
+    })
+    .expect("a listener")
+}
+
+fn listener() -> (UnixListener, std::os::unix::net::SocketAddr) {
+    use std::os::linux::net::SocketAddrExt;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = format!(
+        "podvmm-fuzz-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a name");
+    (
+        UnixListener::bind_addr(&address).expect("a socket"),
+        address,
+    )
+}

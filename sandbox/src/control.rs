@@ -1,0 +1,239 @@
+//! The messages between sandbox and VMM process.
+//!
+//! They travel as JSON over a sequenced-packet Unix socket that is the VMM's standard input. The
+//! first packet is [`Launch`], with the descriptors that it counts attached; packets of the VMM are
+//! [`Report`]s. When either end closes, the other one stops. The VMM is not trusted by its sandbox:
+//! its packets are bounded and parsed strictly.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Longest packet in bytes.
+pub const MAX_PACKET: usize = 64 * 1024;
+/// Most descriptors that the kernel lets one packet carry (`SCM_MAX_FD`).
+pub const MAX_FDS: usize = 253;
+
+/// A share as the VMM is told of it; its descriptor is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchShare {
+    /// Name in the guest's share.
+    pub name: String,
+    /// Whether all changes are refused.
+    pub read_only: bool,
+    /// Whether it stays as it is while the pod runs.
+    pub unchanging: bool,
+}
+
+/// What a VMM process is to run. Descriptors are attached in this order: `/dev/kvm`, kernel,
+/// initramfs, vsock listener, console if `console`, then one for each share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// vCPUs.
+    pub vcpus: u64,
+    /// Bytes of guest memory.
+    pub memory: u64,
+    /// Kernel command line, without what the VMM adds for its devices.
+    pub cmdline: String,
+    /// Whether a console file is attached.
+    pub console: bool,
+    /// Unix socket path to which `_<port>` is added when the guest dials a port of the host.
+    pub vsock_path: String,
+    /// virtio-fs tag.
+    pub share_tag: String,
+    /// What the guest sees of the host.
+    pub shares: Vec<LaunchShare>,
+    /// Directory to remove if the sandbox is gone when the VM stops.
+    pub runtime_dir: String,
+}
+
+/// What the VMM process says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Report {
+    /// The VM was made and runs.
+    Running,
+    /// The VM could not be made.
+    Failed {
+        /// Which of the given files is at fault, if one is.
+        file: Option<GuestFile>,
+        /// Error and causes in one line.
+        message: String,
+    },
+    /// The VM has stopped.
+    Stopped {
+        /// Why.
+        end: End,
+        /// The newest console output.
+        console: String,
+    },
+}
+
+/// A file that a VM is booted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestFile {
+    /// The guest kernel.
+    Kernel,
+    /// The initramfs.
+    Initrd,
+}
+
+/// How a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum End {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel panicked.
+    Panic {
+        /// What it said.
+        message: String,
+    },
+    /// The guest crashed without a word.
+    TripleFault,
+    /// The host stopped it.
+    Stopped,
+    /// KVM could not go on.
+    Failed {
+        /// Error and causes in one line.
+        message: String,
+    },
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PowerOff => write!(f, "the guest powered off"),
+            Self::Reset => write!(f, "the guest asked for a reset"),
+            Self::Panic { message } => write!(f, "the guest's kernel panicked: {message}"),
+            Self::TripleFault => write!(f, "the guest crashed (triple fault)"),
+            Self::Stopped => write!(f, "the VM was stopped"),
+            Self::Failed { message } => write!(f, "the VM cannot run: {message}"),
+        }
+    }
+}
+
+/// Sends `message` with `fds` attached.
+///
+/// # Errors
+/// When it is too long, or the other end is gone.
+pub fn send<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many shares for one pod",
+        ));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many shares for one pod",
+        ));
+    }
+    let parts = [IoSlice::new(&bytes)];
+    rustix::net::sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message and its descriptors; `None` when the other end is gone.
+///
+/// # Errors
+/// When it is too long or malformed.
+pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; MAX_PACKET];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            other => break other?,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "packet is too long",
+        ));
+    }
+    let message = serde_json::from_slice(&bytes[..received.bytes])?;
+    Ok(Some((message, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn messages_carry_descriptors() {
+        let (a, b) = pair();
+        let report = Report::Failed {
+            file: Some(GuestFile::Kernel),
+            message: "no".into(),
+        };
+        send(&a, &report, &[a.as_fd(), b.as_fd()]).unwrap();
+        let (got, fds): (Report, _) = receive(&b).unwrap().unwrap();
+        assert_eq!(got, report);
+        assert_eq!(fds.len(), 2);
+    }
+
+    #[test]
+    fn a_closed_end_is_no_error() {
+        let (a, b) = pair();
+        drop(a);
+        assert!(receive::<Report>(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn nonsense_and_unknown_fields_are_refused() {
+        for text in [
+            "{",
+            "\"Sideways\"",
+            "{\"failed\":{\"file\":null,\"message\":\"x\",\"more\":1}}",
+        ] {
+            let (a, b) = pair();
+            rustix::io::write(&a, text.as_bytes()).unwrap();
+            assert!(receive::<Report>(&b).is_err(), "{text}");
+        }
+    }
+}

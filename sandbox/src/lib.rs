@@ -1,0 +1,54 @@
+//! A pod's life on the host: what the CLI, a containerd shim and an embedding runtime all use.
+//!
+//! ```text
+//!   PodConfig ──Pod::start──▶ Pod ──create_container──▶ Container { stdin, stdout, stderr }
+//!                │             │ agent (ttrpc over vsock)       │ start, wait, signal, resize
+//!                ▼             ▼                                ▼
+//!        podvmm-vmm process ◀─ one Unix socket: configuration in, end of the VM out
+//! ```
+//!
+//! Each pod has a VMM process of its own. It is handed everything it needs as open file descriptors
+//! and one configuration message, so nothing is looked up by path behind the boundary, and it ends
+//! when the socket to its sandbox does.
+//!
+//! # Map
+//! - [`config`]: what a pod is made of.
+//! - [`assets`]: where guest kernel, initramfs and VMM binary are found.
+//! - [`rundir`]: the pod's directory on the host, and who owns it.
+//! - [`control`]: the messages between sandbox and VMM process.
+//! - [`pod`], [`container`]: their lives.
+//! - [`oci`]: the OCI configuration of a container.
+//! - [`logging`]: the log of both processes.
+//! - [`kvm`]: opening `/dev/kvm`, and why it could not be.
+//!
+//! # Example
+//! ```no_run
+//! use podvmm_sandbox::{ContainerConfig, Pod, PodConfig};
+//!
+//! let mut config = PodConfig::new("demo");
+//! config.rootfs("/srv/rootfs", false)?;
+//! let mut pod = Pod::start(config)?;
+//! let mut container = pod.create_container(&ContainerConfig::command(["/bin/true"]))?;
+//! container.start()?;
+//! println!("{:?}", container.wait()?);
+//! pod.stop()?;
+//! # Ok::<(), podvmm_sandbox::PodError>(())
+//! ```
+
+pub mod assets;
+pub mod config;
+pub mod container;
+pub mod control;
+pub mod kvm;
+mod launch;
+mod lifeline;
+pub mod logging;
+pub mod oci;
+pub mod pod;
+pub mod rundir;
+
+pub use assets::{AssetError, GuestAssets};
+pub use config::{PodConfig, Share, ShareError};
+pub use container::{Container, ContainerError, ContainerHandle, Exit, StartFailure};
+pub use oci::{ContainerConfig, Stdio, User};
+pub use pod::{Pod, PodError, PodKiller};

@@ -1,0 +1,402 @@
+//! A pod: one VM with an agent in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_protocol::proto::{AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest};
+use agent_protocol::{CONTROL_PORT, VersionMismatch};
+use thiserror::Error;
+
+use crate::assets::AssetError;
+use crate::config::{PodConfig, ShareError};
+use crate::container::{Container, ContainerError};
+use crate::control::End;
+use crate::kvm::{self, KvmError};
+use crate::launch::{Resources, SHARE_TAG, VmmProcess};
+use crate::lifeline::{Awaiting, LastWords};
+use crate::oci::ContainerConfig;
+use crate::rundir::{RunDir, RunDirError};
+
+/// How long the agent may take to answer a request that does little.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long containers that still run are given at a power-off, in milliseconds.
+const POWER_OFF_GRACE_MS: u32 = 1_000;
+/// How long the VMM may take to report an end that its agent's silence has announced.
+const REPORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a power-off that was accepted may take.
+const POWER_OFF_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer to `CONNECT`: `OK` and a port number.
+const MAX_CONNECT_ANSWER: usize = 32;
+
+/// Why a pod could not be started, or ended.
+#[derive(Debug, Error)]
+pub enum PodError {
+    /// This machine cannot run a VM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Kernel, initramfs or VMM binary is missing.
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    /// A file of the guest could not be opened.
+    #[error("{parameter} {path}")]
+    OpenAsset {
+        /// What the user calls it.
+        parameter: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file of the guest is not what it should be.
+    #[error("{parameter} {path}: {message}")]
+    BadAsset {
+        /// What the user calls it.
+        parameter: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A host path could not be shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The runtime directory could not be had.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The VMM binary could not be executed.
+    #[error("VMM binary {binary}")]
+    SpawnVmm {
+        /// The binary.
+        binary: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The VMM process could not be given its configuration.
+    #[error("the VMM process cannot be started")]
+    StartVmm {
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The VMM could not make the machine.
+    #[error("{message}")]
+    Vmm {
+        /// Its error and causes.
+        message: String,
+    },
+    /// The VMM process ended without a report.
+    #[error("the VMM process died: {message}")]
+    VmmDied {
+        /// What is known.
+        message: String,
+    },
+    /// The VMM said something that is no report.
+    #[error("the VMM process sent nonsense")]
+    Control {
+        /// What was wrong.
+        source: io::Error,
+    },
+    /// The VM stopped before its work was done.
+    #[error("{end}{}", tail(.console))]
+    Ended {
+        /// How.
+        end: End,
+        /// The newest console output.
+        console: String,
+    },
+    /// The caller gave up.
+    #[error("the start of the pod was cancelled")]
+    Cancelled,
+    /// The agent did not come.
+    #[error("the guest did not start in time; --console FILE shows what its kernel says")]
+    BootTimeout,
+    /// The agent could not go on.
+    #[error("the guest's agent failed: {message}")]
+    Agent {
+        /// Its reason.
+        message: String,
+    },
+    /// Agent and host are of different versions.
+    #[error(transparent)]
+    Version(VersionMismatch),
+    /// A connection to the guest failed.
+    #[error("connection to the guest")]
+    Connect(#[source] io::Error),
+    /// A call to the agent failed.
+    #[error("the guest's agent refused {call}")]
+    Call {
+        /// Which call.
+        call: &'static str,
+        /// Its reason.
+        source: ttrpc::Error,
+    },
+    /// A container failed.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+}
+
+impl PodError {
+    pub(crate) fn lifeline(source: io::Error) -> Self {
+        Self::Connect(source)
+    }
+
+    pub(crate) fn frame(error: agent_protocol::frame::FrameError) -> Self {
+        Self::Agent {
+            message: error.to_string(),
+        }
+    }
+}
+
+/// The last lines of a console, for the end of an error.
+fn tail(console: &str) -> String {
+    const LINES: usize = 12;
+    let lines: Vec<_> = console
+        .lines()
+        .map(str::trim_end)
+        .filter(|l| !l.is_empty())
+        .collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let last = &lines[lines.len().saturating_sub(LINES)..];
+    format!(
+        "\nlast lines of the guest's console:\n  {}",
+        last.join("\n  ")
+    )
+}
+
+/// A running pod. Dropping it ends the VM at once.
+pub struct Pod {
+    // Order matters: the agent's connection goes before the VM, the VM before the directory.
+    agent: AgentClient,
+    vmm: VmmProcess,
+    last_words: LastWords,
+    kernel_release: String,
+    writable_share: bool,
+    dir: RunDir,
+}
+
+impl Pod {
+    /// Starts a VM and waits for its agent.
+    ///
+    /// # Errors
+    /// [`PodError`]; nothing is left behind.
+    pub fn start(config: PodConfig) -> Result<Self, PodError> {
+        // What can be wrong with the request comes before what can be wrong with the machine.
+        let kernel = open("--kernel", config.assets.kernel()?)?;
+        let initrd = open("--initrd", config.assets.initrd()?)?;
+        let dir = RunDir::create(&config.root, &config.name)?;
+        let kvm = kvm::open()?;
+        let vsock = UnixListener::bind(dir.vsock()).map_err(PodError::Connect)?;
+        let awaiting = Awaiting::listen(&dir.vsock()).map_err(PodError::Connect)?;
+        let resources = Resources {
+            kvm,
+            kernel,
+            initrd,
+            vsock,
+        };
+        let mut vmm = VmmProcess::start(&config, &dir, &resources)?;
+        let (hello, last_words) = awaiting.hello(
+            &mut vmm,
+            config.boot_timeout,
+            config.cancel.as_ref().map(AsFd::as_fd),
+        )?;
+        let stream = dial(&dir, CONTROL_PORT)?;
+        let agent = agent_protocol::client::connect(stream).map_err(|source| PodError::Call {
+            call: "a connection",
+            source,
+        })?;
+        let pod = Self {
+            agent,
+            vmm,
+            last_words,
+            kernel_release: hello.kernel_release,
+            writable_share: config.has_writable_share(),
+            dir,
+        };
+        pod.set_up(&config)?;
+        Ok(pod)
+    }
+
+    fn set_up(&self, config: &PodConfig) -> Result<(), PodError> {
+        let hello = HelloRequest {
+            protocol_version: agent_protocol::PROTOCOL_VERSION,
+            ..Default::default()
+        };
+        self.agent
+            .hello(call_context(), &hello)
+            .map_err(|source| PodError::Call {
+                call: "Hello",
+                source,
+            })?;
+        let hostname = if config.hostname.is_empty() {
+            &config.name
+        } else {
+            &config.hostname
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let setup = SetupPodRequest {
+            hostname: hostname.clone(),
+            share_tag: SHARE_TAG.to_owned(),
+            wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
+            ..Default::default()
+        };
+        self.agent
+            .setup_pod(call_context(), &setup)
+            .map_err(|source| PodError::Call {
+                call: "SetupPod",
+                source,
+            })?;
+        Ok(())
+    }
+
+    /// `uname -r` of the guest.
+    #[must_use]
+    pub fn kernel_release(&self) -> &str {
+        &self.kernel_release
+    }
+
+    /// The agent, for calls that have no method here.
+    #[must_use]
+    pub fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// Creates a container and connects its standard streams.
+    ///
+    /// # Errors
+    /// [`ContainerError`]; the pod stays usable.
+    pub fn create_container(&self, config: &ContainerConfig) -> Result<Container, PodError> {
+        Ok(Container::create(self.agent.clone(), config, |port| {
+            self.connect(port)
+        })?)
+    }
+
+    /// Connects to a vsock port of the guest.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        connect(&self.dir, port)
+    }
+
+    /// A handle that ends the VM from any thread.
+    ///
+    /// # Errors
+    /// When the process is out of file descriptors.
+    pub fn killer(&self) -> io::Result<PodKiller> {
+        Ok(PodKiller(self.vmm.control().try_clone_to_owned()?))
+    }
+
+    /// Why the agent is gone, if it said so, or else how the VM ended.
+    #[must_use]
+    pub fn failure(&mut self) -> Option<PodError> {
+        if let Some(message) = self.last_words.get() {
+            return Some(PodError::Agent { message });
+        }
+        if !self.vmm.is_reporting_within(REPORT_PATIENCE) {
+            return None;
+        }
+        loop {
+            match self.vmm.next_report() {
+                Ok(()) => {}
+                Err(error) => return Some(error),
+            }
+        }
+    }
+
+    /// Ends the pod: an orderly power-off where data of the host could still be in the guest's
+    /// memory, at once otherwise.
+    ///
+    /// # Errors
+    /// None at present; how the VM ended is told where it is known.
+    pub fn stop(self) -> Result<Option<End>, PodError> {
+        if self.writable_share {
+            let request = PowerOffRequest {
+                grace_ms: POWER_OFF_GRACE_MS,
+                ..Default::default()
+            };
+            if self.agent.power_off(call_context(), &request).is_ok() {
+                // The VMM reports the power-off; `stop` below takes it or ends the wait.
+                self.vmm.is_reporting_within(POWER_OFF_PATIENCE);
+            }
+        }
+        let Self {
+            agent, vmm, dir, ..
+        } = self;
+        let end = vmm.stop();
+        drop(agent);
+        drop(dir);
+        Ok(end)
+    }
+}
+
+/// Ends a pod's VM at once.
+#[derive(Debug)]
+pub struct PodKiller(OwnedFd);
+
+impl PodKiller {
+    /// Ends the VM as pulling the plug would. Calls to its agent fail from then on.
+    pub fn kill(&self) {
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Write);
+    }
+}
+
+fn open(parameter: &'static str, path: PathBuf) -> Result<(PathBuf, File), PodError> {
+    let opened = File::open(&path).and_then(|file| {
+        let kind = file.metadata()?.file_type();
+        if kind.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::other("is not a regular file"))
+        }
+    });
+    match opened {
+        Ok(file) => Ok((path, file)),
+        Err(source) => Err(PodError::OpenAsset {
+            parameter,
+            path,
+            source,
+        }),
+    }
+}
+
+fn dial(dir: &RunDir, port: u32) -> Result<UnixStream, PodError> {
+    connect(dir, port).map_err(PodError::Connect)
+}
+
+/// Reaches `port` of the guest through the pod's Unix socket.
+fn connect(dir: &RunDir, port: u32) -> io::Result<UnixStream> {
+    use std::io::{Read, Write};
+    let mut stream = UnixStream::connect(dir.vsock())?;
+    stream.set_read_timeout(Some(CALL_TIMEOUT))?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    // One byte at a time: what follows the line belongs to whoever uses the stream.
+    while !answer.ends_with(b"\n") {
+        if answer.len() >= MAX_CONNECT_ANSWER || stream.read(&mut byte)? == 0 {
+            let message = format!("nobody answers on vsock port {port} of the guest");
+            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
+        }
+        answer.push(byte[0]);
+    }
+    if !answer.starts_with(b"OK ") {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "unexpected answer to CONNECT",
+        ));
+    }
+    stream.set_read_timeout(None)?;
+    Ok(stream)
+}
+
+/// A deadline for a call that does little.
+pub(crate) fn call_context() -> ttrpc::context::Context {
+    ttrpc::context::with_duration(CALL_TIMEOUT)
+}

@@ -1,0 +1,21 @@
+//! End-to-end tests: what a user of `podvmm run` is promised, seen from the outside.
+//!
+//! They spawn the release binary (`PODVMM_BIN`) with the guest of `PODVMM_GUEST_DIR`, and need root
+//! and a usable KVM: `make test` runs them on this machine or in the lab. Anywhere else each of
+//! them fails and says so; none passes without having run a pod.
+//!
+//! - `harness`: one pod run, its outcome, and the check that it left nothing behind
+//! - `rootfs`: directories that become a container's root
+//! - the rest: cases by subject
+
+mod bad_input;
+mod command;
+mod files;
+mod harness;
+mod hostile;
+mod left_behind;
+mod life;
+mod no_kvm;
+mod rootfs;
+mod streams;
+mod terminal;

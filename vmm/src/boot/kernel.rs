@@ -1,0 +1,203 @@
+//! Kernel and initramfs into guest memory.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use linux_loader::bootparam::setup_header;
+use linux_loader::loader::{self, KernelLoader, bzimage::BzImage, elf::Elf};
+use thiserror::Error;
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+};
+
+use super::elf::ElfError;
+use super::image::Image;
+use super::layout;
+
+const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+/// Offset of the 64-bit entry point in a bzImage's protected-mode part (Linux boot protocol).
+const BZIMAGE_ENTRY_64: u64 = 0x200;
+/// `XLF_KERNEL_64`: the image has that entry point.
+const XLF_KERNEL_64: u16 = 1;
+const PAGE: u64 = 4096;
+
+/// Why a kernel or an initramfs could not be loaded.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// Reading the file failed.
+    #[error("the kernel cannot be read")]
+    Read(#[source] std::io::Error),
+    /// Neither format.
+    #[error("the kernel is neither an ELF vmlinux nor a bzImage (it starts with {0:02x?})")]
+    Format([u8; 4]),
+    /// An ELF file whose headers cannot be those of a kernel for this machine.
+    #[error("the kernel is damaged, truncated, or does not fit in {memory} MiB of memory")]
+    Elf {
+        /// Size of low guest memory in MiB.
+        memory: u64,
+        /// What is wrong.
+        #[source]
+        source: ElfError,
+    },
+    /// Linux-loader refused it.
+    #[error("the kernel is damaged, truncated, or does not fit in {memory} MiB of memory")]
+    Load {
+        /// Size of low guest memory in MiB.
+        memory: u64,
+        /// What the loader objected to.
+        #[source]
+        source: loader::Error,
+    },
+    /// A bzImage that cannot be entered in 64-bit mode.
+    #[error("the kernel is a bzImage that has no 64-bit entry point")]
+    No64BitEntry,
+    /// The entry point is not in the loaded kernel.
+    #[error("the kernel's entry point {entry:#x} lies outside guest memory")]
+    Entry {
+        /// Where it would start.
+        entry: u64,
+    },
+    /// Reading the initramfs failed.
+    #[error("the initramfs cannot be read")]
+    ReadInitrd(#[source] std::io::Error),
+    /// The initramfs has no bytes.
+    #[error("the initramfs is empty")]
+    EmptyInitrd,
+    /// The initramfs does not fit.
+    #[error("the initramfs' {bytes} bytes do not fit behind the kernel, which ends at {end:#x}")]
+    InitrdFit {
+        /// Size of the file.
+        bytes: u64,
+        /// End of the kernel.
+        end: u64,
+    },
+    /// Copying the initramfs failed.
+    #[error("the initramfs cannot be copied into guest memory")]
+    CopyInitrd(#[source] vm_memory::GuestMemoryError),
+}
+
+impl KernelError {
+    /// Whether the initramfs is at fault, and not the kernel.
+    #[must_use]
+    pub fn is_initrd(&self) -> bool {
+        matches!(
+            self,
+            Self::ReadInitrd(_) | Self::EmptyInitrd | Self::InitrdFit { .. } | Self::CopyInitrd(_)
+        )
+    }
+}
+
+/// Where things were put.
+#[derive(Debug)]
+pub struct Loaded {
+    /// First instruction.
+    pub entry: GuestAddress,
+    /// Address and length of the initramfs.
+    pub initrd: Option<(u32, u32)>,
+    /// A bzImage's own header.
+    pub setup_header: Option<setup_header>,
+}
+
+/// Loads `kernel`, and `initrd` right behind it, so that both share huge pages.
+///
+/// # Errors
+/// [`KernelError`] names the file and what is wrong with it.
+pub fn load(
+    memory: &GuestMemoryMmap,
+    kernel: &File,
+    initrd: Option<&File>,
+) -> Result<Loaded, KernelError> {
+    let kernel = &mut Image::map(kernel).map_err(KernelError::Read)?;
+    let low_end = memory
+        .find_region(GuestAddress(0))
+        .map_or(0, |region| region.last_addr().raw_value() + 1);
+    let mut magic = [0; 4];
+    let got = kernel.read(&mut magic).map_err(KernelError::Read)?;
+    let failed = |source| KernelError::Load {
+        memory: low_end >> 20,
+        source,
+    };
+    let start = Some(GuestAddress(layout::EXTENDED_START));
+    let (entry, result) = if got == 4 && magic == ELF_MAGIC {
+        super::elf::check(kernel, low_end).map_err(|source| KernelError::Elf {
+            memory: low_end >> 20,
+            source,
+        })?;
+        let result = Elf::load(memory, None, kernel, start).map_err(failed)?;
+        (result.kernel_load, result)
+    } else if is_bzimage(kernel).map_err(KernelError::Read)? {
+        let result = BzImage::load(memory, None, kernel, start).map_err(failed)?;
+        let flags = result.setup_header.map_or(0, |header| header.xloadflags);
+        if flags & XLF_KERNEL_64 == 0 {
+            return Err(KernelError::No64BitEntry);
+        }
+        (
+            GuestAddress(result.kernel_load.raw_value() + BZIMAGE_ENTRY_64),
+            result,
+        )
+    } else {
+        return Err(KernelError::Format(magic));
+    };
+    if !(layout::EXTENDED_START..low_end).contains(&entry.raw_value()) {
+        return Err(KernelError::Entry {
+            entry: entry.raw_value(),
+        });
+    }
+    // A bzImage unpacks itself in place: its init_size says how far.
+    let unpacked = result.setup_header.map_or(0, |header| {
+        u64::from(header.init_size) + header.pref_address.max(result.kernel_load.raw_value())
+    });
+    let end = result.kernel_end.max(unpacked);
+    let initrd = initrd
+        .map(|file| load_initrd(memory, file, end, low_end))
+        .transpose()?;
+    Ok(Loaded {
+        entry,
+        initrd,
+        setup_header: result.setup_header,
+    })
+}
+
+/// Whether the boot sector's magic numbers are there (Linux boot protocol, offsets 0x1fe, 0x202).
+fn is_bzimage(kernel: &mut Image) -> std::io::Result<bool> {
+    kernel.seek(SeekFrom::Start(0x1fe))?;
+    let mut bytes = [0; 8];
+    let mut got = 0;
+    while got < bytes.len() {
+        match kernel.read(&mut bytes[got..])? {
+            0 => return Ok(false),
+            n => got += n,
+        }
+    }
+    Ok(bytes[..2] == [0x55, 0xaa] && bytes[4..8] == *b"HdrS")
+}
+
+fn load_initrd(
+    memory: &GuestMemoryMmap,
+    file: &File,
+    kernel_end: u64,
+    low_end: u64,
+) -> Result<(u32, u32), KernelError> {
+    let mut image = Image::map(file).map_err(KernelError::ReadInitrd)?;
+    let bytes = image.len();
+    if bytes == 0 {
+        return Err(KernelError::EmptyInitrd);
+    }
+    let misfit = KernelError::InitrdFit {
+        bytes,
+        end: kernel_end,
+    };
+    let Some(start) = kernel_end.checked_next_multiple_of(PAGE) else {
+        return Err(misfit);
+    };
+    if start.checked_add(bytes).is_none_or(|end| end > low_end) {
+        return Err(misfit);
+    }
+    let (Ok(at), Ok(len)) = (u32::try_from(start), u32::try_from(bytes)) else {
+        return Err(misfit);
+    };
+    memory
+        .read_exact_volatile_from(GuestAddress(start), &mut image, len as usize)
+        .map_err(KernelError::CopyInitrd)?;
+    Ok((at, len))
+}

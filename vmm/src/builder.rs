@@ -1,0 +1,177 @@
+//! What a machine is made of, checked once.
+
+use std::fs::File;
+
+use devices::VirtioDevice;
+use thiserror::Error;
+
+use crate::machine::{BuildError, Vm};
+
+/// A value that no machine can have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// Number of vCPUs out of range.
+    #[error("{0} vCPUs: a machine has 1 to {max}", max = VcpuCount::MAX)]
+    Vcpus(u64),
+    /// Memory too small to hold a kernel.
+    #[error("{0} bytes of memory: a machine needs at least {min} MiB", min = MemorySize::MIN >> 20)]
+    MemoryTooSmall(u64),
+    /// Memory beyond what is supported.
+    #[error("{0} bytes of memory: a machine has at most {max} GiB", max = MemorySize::MAX >> 30)]
+    MemoryTooLarge(u64),
+    /// A kernel command line that is too long or not ASCII text.
+    #[error("kernel command line: {0}")]
+    CommandLine(&'static str),
+}
+
+/// A number of vCPUs that a machine can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VcpuCount(u8);
+
+impl VcpuCount {
+    /// The guest kernel's limit (`CONFIG_NR_CPUS`).
+    pub const MAX: u8 = 64;
+
+    /// `count` vCPUs.
+    ///
+    /// # Errors
+    /// [`ConfigError::Vcpus`] outside 1..=[`MAX`](Self::MAX).
+    pub fn new(count: u64) -> Result<Self, ConfigError> {
+        match u8::try_from(count) {
+            Ok(n) if (1..=Self::MAX).contains(&n) => Ok(Self(n)),
+            _ => Err(ConfigError::Vcpus(count)),
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// A memory size that a machine can have, in bytes, a multiple of 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySize(u64);
+
+impl MemorySize {
+    /// The smallest: kernel, initramfs and agent fit, and little else.
+    pub const MIN: u64 = 64 << 20;
+    /// The largest.
+    pub const MAX: u64 = 1 << 40;
+
+    /// `bytes` of memory, rounded up to a multiple of 4 KiB.
+    ///
+    /// # Errors
+    /// [`ConfigError`] outside [`MIN`](Self::MIN)..=[`MAX`](Self::MAX).
+    pub fn from_bytes(bytes: u64) -> Result<Self, ConfigError> {
+        if bytes < Self::MIN {
+            Err(ConfigError::MemoryTooSmall(bytes))
+        } else if bytes > Self::MAX {
+            Err(ConfigError::MemoryTooLarge(bytes))
+        } else {
+            Ok(Self(bytes.next_multiple_of(4096)))
+        }
+    }
+
+    /// `mib` MiB of memory.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes).
+    pub fn from_mib(mib: u64) -> Result<Self, ConfigError> {
+        Self::from_bytes(mib.saturating_mul(1 << 20))
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+/// Everything that goes into a machine.
+pub struct VmBuilder {
+    pub(crate) kvm: Option<File>,
+    pub(crate) vcpus: VcpuCount,
+    pub(crate) memory: MemorySize,
+    pub(crate) kernel: File,
+    pub(crate) initrd: Option<File>,
+    pub(crate) cmdline: String,
+    pub(crate) console: Option<File>,
+    pub(crate) devices: Vec<Box<dyn VirtioDevice>>,
+}
+
+impl VmBuilder {
+    /// A machine with one vCPU and 256 MiB that boots `kernel`: an ELF `vmlinux` or a bzImage.
+    #[must_use]
+    pub fn new(kernel: File) -> Self {
+        Self {
+            kvm: None,
+            vcpus: VcpuCount(1),
+            memory: MemorySize(256 << 20),
+            kernel,
+            initrd: None,
+            cmdline: String::new(),
+            console: None,
+            devices: Vec::new(),
+        }
+    }
+
+    /// Uses an open `/dev/kvm` instead of opening it: for a process that cannot.
+    #[must_use]
+    pub fn kvm(mut self, device: File) -> Self {
+        self.kvm = Some(device);
+        self
+    }
+
+    /// Sets the number of vCPUs.
+    #[must_use]
+    pub fn vcpus(mut self, count: VcpuCount) -> Self {
+        self.vcpus = count;
+        self
+    }
+
+    /// Sets the size of guest memory.
+    #[must_use]
+    pub fn memory(mut self, size: MemorySize) -> Self {
+        self.memory = size;
+        self
+    }
+
+    /// Loads `initrd` behind the kernel.
+    #[must_use]
+    pub fn initrd(mut self, initrd: File) -> Self {
+        self.initrd = Some(initrd);
+        self
+    }
+
+    /// Sets the kernel command line. What the machine needs (devices, console) is appended.
+    #[must_use]
+    pub fn cmdline(mut self, cmdline: impl Into<String>) -> Self {
+        self.cmdline = cmdline.into();
+        self
+    }
+
+    /// Copies the guest's console to `file` and makes the kernel talkative. Costs an exit for each
+    /// character: for debugging only.
+    #[must_use]
+    pub fn console(mut self, file: File) -> Self {
+        self.console = Some(file);
+        self
+    }
+
+    /// Adds a virtio device.
+    #[must_use]
+    pub fn device(mut self, device: Box<dyn VirtioDevice>) -> Self {
+        self.devices.push(device);
+        self
+    }
+
+    /// Makes the machine: memory mapped, kernel loaded, vCPUs ready to run.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the part that failed.
+    pub fn build(self) -> Result<Vm, BuildError> {
+        Vm::new(self)
+    }
+}

@@ -1,0 +1,36 @@
+//! One virtual machine on KVM, as a library: builder → machine → handle.
+//!
+//! ```text
+//!   VmBuilder ──build()──▶ Vm ──run()──▶ Stop { reason, console }
+//!     │ memory, kernel, devices │
+//!     │                         ├─ vCPU threads: KVM_RUN, exits → bus → devices
+//!     │                         └─ device workers: woken by ioeventfd, answer by irqfd
+//!     └─ VmHandle (any thread): stop
+//! ```
+//!
+//! The library knows no containers and makes no jail: an embedder brings its own, or uses the
+//! `sandbox` crate, which starts one process per machine.
+//!
+//! # Map
+//! - [`builder`]: what a machine is made of, checked once.
+//! - [`memory`]: guest memory and its layout.
+//! - [`boot`]: kernel, initramfs, boot parameters, CPU tables, registers.
+//! - [`vcpu`]: one virtual CPU: its thread, its exits, its state as plain data.
+//! - [`bus`]: which device an exit is for.
+//! - [`machine`]: life of a machine from start to [`Stop`].
+//!
+//! # Vocabulary
+//! *Exit*: the guest stops running because KVM (in-kernel) or this process (to user space) has to
+//! act. *Doorbell*: a register write that KVM turns into an event (ioeventfd). *Line*: an interrupt
+//! raised by an event (irqfd).
+
+pub mod boot;
+pub mod builder;
+pub mod bus;
+pub mod machine;
+pub mod memory;
+pub mod probe;
+pub mod vcpu;
+
+pub use builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
+pub use machine::{BuildError, Stop, StopReason, Vm, VmHandle};

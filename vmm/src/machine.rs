@@ -1,0 +1,402 @@
+//! Life of a machine: made, run, stopped.
+//!
+//! Whatever ends first ends all: the guest's power-off, a fault of one vCPU or the host's
+//! [`VmHandle::stop`]. Then vCPUs stop, then device workers, and only then is memory given back.
+
+use std::fs::File;
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use devices::VirtioDevice;
+use devices::serial::{Console, ConsoleTail};
+use devices::transport::mmio::WINDOW_SIZE;
+use devices::transport::{MmioTransport, RegisterPages, TransportError};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot;
+use crate::boot::layout;
+use crate::builder::{ConfigError, VmBuilder};
+use crate::bus::{Bus, Request};
+use crate::memory::{DEVICES_START, GuestMemory, MemoryError};
+use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread, prepare_kicks};
+
+/// Interrupt lines for virtio devices: those of the ISA bus that nothing else is known to use.
+const LINES: [u32; 10] = [5, 6, 7, 9, 10, 11, 12, 14, 15, 3];
+
+/// The only version of KVM's interface since Linux 2.6.22.
+const KVM_API_VERSION: i32 = 12;
+
+/// Why a machine could not be made.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// A value that no machine can have.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `/dev/kvm` could not be opened.
+    #[error("/dev/kvm: cannot be opened")]
+    OpenKvm(#[source] kvm_ioctls::Error),
+    /// The file that was opened is not KVM's device.
+    #[error(
+        "/dev/kvm: is not KVM's device (it answers version {0} instead of 12); mount the real one, character device 10:232"
+    )]
+    NotKvm(i32),
+    /// An ioctl of KVM failed.
+    #[error("KVM: {operation} failed")]
+    Kvm {
+        /// The ioctl.
+        operation: &'static str,
+        /// KVM's reason.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// Guest memory could not be made.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel or initramfs could not be loaded.
+    #[error(transparent)]
+    Kernel(#[from] boot::KernelError),
+    /// The boot parameters could not be written.
+    #[error(transparent)]
+    Params(#[from] boot::ParamsError),
+    /// The CPU table could not be written.
+    #[error("MP table cannot be written")]
+    MpTable(#[source] vm_memory::GuestMemoryError),
+    /// The vCPUs could not be described.
+    #[error(transparent)]
+    Cpuid(#[from] boot::CpuidError),
+    /// The vCPUs' registers could not be set.
+    #[error(transparent)]
+    CpuRegisters(#[from] boot::RegistersError),
+    /// No memory for the devices' registers.
+    #[error("cannot map memory for the devices' registers")]
+    Registers(#[source] std::io::Error),
+    /// A device could not be put on the bus.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// More devices than interrupt lines.
+    #[error("{0} devices: a machine has at most {max}", max = LINES.len())]
+    TooManyDevices(usize),
+    /// An event file descriptor could not be made.
+    #[error("cannot create an event file descriptor")]
+    EventFd(#[source] std::io::Error),
+}
+
+/// Why a machine stopped.
+#[derive(Debug)]
+pub enum StopReason {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel panicked and then asked for a reset.
+    Panic {
+        /// The line that the kernel printed, without its time stamp.
+        message: String,
+    },
+    /// The guest faulted beyond recovery.
+    TripleFault,
+    /// The host stopped it.
+    Stopped,
+    /// KVM could not go on.
+    Failed(VcpuError),
+}
+
+/// A machine that has stopped.
+#[derive(Debug)]
+pub struct Stop {
+    /// Why.
+    pub reason: StopReason,
+    /// The newest output of the guest's console; empty for a quiet guest that was well.
+    pub console: String,
+}
+
+/// A machine that is ready to run.
+pub struct Vm {
+    /// Dropped after the vCPUs and before memory: KVM must not see unmapped memory.
+    vm: VmFd,
+    vcpus: Vec<VcpuFd>,
+    bus: Arc<Bus>,
+    tail: ConsoleTail,
+    events: (Sender<VcpuEnd>, Receiver<VcpuEnd>),
+    memory: GuestMemory,
+    registers: Option<Registers>,
+}
+
+/// Registers that the guest reads without an exit.
+struct Registers {
+    pages: Arc<RegisterPages>,
+    /// Takes acknowledgements of used buffers in the kernel; nobody reads it.
+    acknowledged: EventFd,
+}
+
+/// Stops a machine from any thread.
+#[derive(Clone)]
+pub struct VmHandle {
+    events: Sender<VcpuEnd>,
+}
+
+impl VmHandle {
+    /// Stops the machine at once, as pulling the plug would. Does nothing once it has stopped.
+    pub fn stop(&self) {
+        let _ = self.events.send(VcpuEnd::Stopped);
+    }
+}
+
+fn kvm_error(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
+    move |source| BuildError::Kvm { operation, source }
+}
+
+impl Vm {
+    pub(crate) fn new(mut parts: VmBuilder) -> Result<Self, BuildError> {
+        let kvm = open_kvm(parts.kvm.take())?;
+        let version = kvm.get_api_version();
+        if version != KVM_API_VERSION {
+            return Err(BuildError::NotKvm(version));
+        }
+        let vm = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
+        let memory = GuestMemory::new(parts.memory)?;
+        add_memory(&vm, &memory)?;
+        // KVM wants these before the first vCPU.
+        vm.set_identity_map_address(layout::IDENTITY_MAP)
+            .map_err(kvm_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        vm.set_tss_address(layout::TSS as usize)
+            .map_err(kvm_error("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip()
+            .map_err(kvm_error("KVM_CREATE_IRQCHIP"))?;
+
+        let cmdline = full_cmdline(&parts)?;
+        let devices = std::mem::take(&mut parts.devices);
+        let registers = Registers::new(&kvm, devices.len())?;
+        let transports = make_transports(&vm, &memory, devices, registers.as_ref())?;
+        if let Some(registers) = &registers {
+            registers.map(&vm, memory.slots().count())?;
+        }
+        let console = Console::new(parts.console.take());
+        let tail = console.tail();
+
+        let guest = memory.share();
+        let loaded = boot::load_kernel(&guest, &parts.kernel, parts.initrd.as_ref())?;
+        boot::write_params(&guest, parts.memory, &loaded, &cmdline)?;
+        boot::write_mptable(&guest, parts.vcpus).map_err(BuildError::MpTable)?;
+        let vcpus = make_vcpus(&kvm, &vm, &parts)?;
+        if let Some(first) = vcpus.first() {
+            boot::set_boot_registers(first, &guest, loaded.entry)?;
+        }
+        let bus = Arc::new(Bus::new(transports, console));
+        Ok(Self {
+            vm,
+            vcpus,
+            bus,
+            tail,
+            events: channel(),
+            memory,
+            registers,
+        })
+    }
+
+    /// A way to stop the machine while it runs.
+    #[must_use]
+    pub fn handle(&self) -> VmHandle {
+        VmHandle {
+            events: self.events.0.clone(),
+        }
+    }
+
+    /// Runs the machine until it stops. Everything it used is given back when this returns.
+    ///
+    /// # Errors
+    /// When the vCPUs' threads cannot be made.
+    pub fn run(self) -> std::io::Result<Stop> {
+        let Self {
+            vm,
+            vcpus,
+            bus,
+            tail,
+            events: (sender, receiver),
+            memory,
+            registers,
+        } = self;
+        prepare_kicks().map_err(std::io::Error::from)?;
+        let mut threads = Vec::with_capacity(vcpus.len());
+        for (index, vcpu) in (0u8..).zip(vcpus) {
+            let sender = sender.clone();
+            let ended = move |end| drop(sender.send(end));
+            match VcpuThread::start(index, vcpu, Arc::clone(&bus), ended) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    threads.into_iter().for_each(VcpuThread::stop);
+                    return Err(error);
+                }
+            }
+        }
+        let end = receiver.recv().unwrap_or(VcpuEnd::Stopped);
+        threads.into_iter().for_each(VcpuThread::stop);
+        bus.pause();
+        let console = tail.text();
+        let reason = explain(end, &console);
+        drop((bus, vm, memory, registers));
+        Ok(Stop { reason, console })
+    }
+}
+
+fn open_kvm(device: Option<File>) -> Result<Kvm, BuildError> {
+    match device {
+        None => Kvm::new().map_err(BuildError::OpenKvm),
+        #[allow(
+            unsafe_code,
+            reason = "kvm-ioctls takes over descriptors only as raw numbers"
+        )]
+        // SAFETY: the descriptor is owned by nobody else once it was taken out of its `File`.
+        Some(file) => Ok(unsafe {
+            use std::os::fd::FromRawFd;
+            Kvm::from_raw_fd(file.into_raw_fd())
+        }),
+    }
+}
+
+fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
+    for (slot, (guest_phys_addr, memory_size, userspace_addr)) in (0u32..).zip(memory.slots()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr,
+            memory_size,
+            userspace_addr,
+            flags: 0,
+        };
+        #[allow(unsafe_code, reason = "KVM is told to use memory of this process")]
+        // SAFETY: the range is mapped, and stays so until the machine is gone: `Vm` drops it last.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(kvm_error("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}
+
+fn make_transports(
+    vm: &VmFd,
+    memory: &GuestMemory,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    registers: Option<&Registers>,
+) -> Result<Vec<MmioTransport>, BuildError> {
+    if devices.len() > LINES.len() {
+        return Err(BuildError::TooManyDevices(devices.len()));
+    }
+    let mut transports = Vec::with_capacity(devices.len());
+    for (slot, (device, line)) in devices.into_iter().zip(LINES).enumerate() {
+        let irq =
+            EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BuildError::EventFd)?;
+        vm.register_irqfd(&irq, line)
+            .map_err(kvm_error("KVM_IRQFD"))?;
+        let mut transport = MmioTransport::new(device, memory.share(), irq)?;
+        let window = DEVICES_START + WINDOW_SIZE * slot as u64;
+        let doorbell = IoEventAddress::Mmio(window + MmioTransport::QUEUE_NOTIFY_OFFSET);
+        for (queue, kick) in (0u32..).zip(transport.kicks()) {
+            vm.register_ioevent(kick, &doorbell, queue)
+                .map_err(kvm_error("KVM_IOEVENTFD"))?;
+        }
+        if let Some(registers) = registers {
+            let address = IoEventAddress::Mmio(window + MmioTransport::ACKNOWLEDGE_OFFSET);
+            let used = MmioTransport::ACKNOWLEDGE_USED;
+            vm.register_ioevent(&registers.acknowledged, &address, used)
+                .map_err(kvm_error("KVM_IOEVENTFD"))?;
+            transport.mirror(&registers.pages, slot);
+        }
+        transports.push(transport);
+    }
+    Ok(transports)
+}
+
+impl Registers {
+    /// Pages for `devices` devices; `None` where KVM has no read-only memory.
+    fn new(kvm: &Kvm, devices: usize) -> Result<Option<Self>, BuildError> {
+        if devices == 0 || !kvm.check_extension(Cap::ReadonlyMem) {
+            return Ok(None);
+        }
+        let pages = RegisterPages::new(devices).map_err(BuildError::Registers)?;
+        let acknowledged = EventFd::new(libc::EFD_CLOEXEC).map_err(BuildError::EventFd)?;
+        Ok(Some(Self {
+            pages: Arc::new(pages),
+            acknowledged,
+        }))
+    }
+
+    /// Puts the pages where the devices' windows are.
+    fn map(&self, vm: &VmFd, slot: usize) -> Result<(), BuildError> {
+        let region = kvm_userspace_memory_region {
+            slot: slot as u32,
+            guest_phys_addr: DEVICES_START,
+            memory_size: self.pages.len(),
+            userspace_addr: self.pages.host_address(),
+            flags: KVM_MEM_READONLY,
+        };
+        #[allow(unsafe_code, reason = "KVM is told to use memory of this process")]
+        // SAFETY: the pages are mapped, and `Vm` keeps them until the machine is gone.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(kvm_error("KVM_SET_USER_MEMORY_REGION"))
+    }
+}
+
+fn make_vcpus(kvm: &Kvm, vm: &VmFd, parts: &VmBuilder) -> Result<Vec<VcpuFd>, BuildError> {
+    (0..parts.vcpus.get())
+        .map(|index| {
+            let vcpu = vm
+                .create_vcpu(u64::from(index))
+                .map_err(kvm_error("KVM_CREATE_VCPU"))?;
+            let cpuid = boot::cpuid_for_vcpu(kvm, index, parts.vcpus)?;
+            vcpu.set_cpuid2(&cpuid)
+                .map_err(kvm_error("KVM_SET_CPUID2"))?;
+            boot::set_boot_msrs(&vcpu)?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+/// The embedder's command line with what the machine itself needs.
+fn full_cmdline(parts: &VmBuilder) -> Result<String, BuildError> {
+    if !parts
+        .cmdline
+        .bytes()
+        .all(|byte| (0x20..0x7f).contains(&byte))
+    {
+        return Err(ConfigError::CommandLine("only printable ASCII characters are allowed").into());
+    }
+    // An early console needs no driver that probes, and each character costs two exits: messages
+    // stay in the ring buffer, but a panic raises the level by itself and is seen. The level comes
+    // first, because the console prints from the moment that its own parameter is parsed.
+    let verbosity = if parts.console.is_some() {
+        "loglevel=7"
+    } else {
+        "quiet loglevel=1"
+    };
+    let mut cmdline = format!("{verbosity} earlyprintk=serial,ttyS0,115200,keep");
+    // A panic resets at once, by the keyboard controller, which is told from a triple fault.
+    cmdline.push_str(" panic=-1 reboot=k ");
+    cmdline.push_str(&parts.cmdline);
+    for (slot, (_, line)) in parts.devices.iter().zip(LINES).enumerate() {
+        let window = DEVICES_START + WINDOW_SIZE * slot as u64;
+        cmdline.push_str(&format!(" virtio_mmio.device=4K@{window:#x}:{line}"));
+    }
+    Ok(cmdline)
+}
+
+fn explain(end: VcpuEnd, console: &str) -> StopReason {
+    const PANIC: &str = "Kernel panic - not syncing: ";
+    match end {
+        VcpuEnd::Request(Request::PowerOff) => StopReason::PowerOff,
+        VcpuEnd::Request(Request::Reset) => {
+            let line = console
+                .lines()
+                .rev()
+                .find_map(|line| line.split_once(PANIC));
+            line.map_or(StopReason::Reset, |(_, message)| StopReason::Panic {
+                message: message.trim().to_owned(),
+            })
+        }
+        VcpuEnd::TripleFault => StopReason::TripleFault,
+        VcpuEnd::Failed(error) => StopReason::Failed(error),
+        VcpuEnd::Stopped => StopReason::Stopped,
+    }
+}
