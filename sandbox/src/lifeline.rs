@@ -58,7 +58,7 @@ impl Awaiting {
     /// [`PodError`] when the VM ends first, the time is over or the agent is of another version.
     pub fn hello(
         self,
-        vmm: &mut VmmProcess,
+        vmm: &VmmProcess,
         timeout: Duration,
         cancel: Option<BorrowedFd<'_>>,
     ) -> Result<(AgentHello, LastWords), PodError> {

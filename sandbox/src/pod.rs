@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::proto::{AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest};
@@ -12,7 +13,7 @@ use agent_protocol::{CONTROL_PORT, VersionMismatch};
 use thiserror::Error;
 
 use crate::assets::AssetError;
-use crate::config::{PodConfig, ShareError};
+use crate::config::{PodConfig, Share, ShareError};
 use crate::container::{Container, ContainerError};
 use crate::control::End;
 use crate::kvm::{self, KvmError};
@@ -93,6 +94,14 @@ pub enum PodError {
         /// What is known.
         message: String,
     },
+    /// What the guest sees of the host could not be changed.
+    #[error("share {share}: {message}")]
+    ChangeShare {
+        /// Name of the share.
+        share: String,
+        /// The VMM's reason.
+        message: String,
+    },
     /// The VMM said something that is no report.
     #[error("the VMM process sent nonsense")]
     Control {
@@ -168,14 +177,14 @@ fn tail(console: &str) -> String {
     )
 }
 
-/// A running pod. Dropping it ends the VM at once.
+/// A running pod, to be used from any number of threads. Dropping it ends the VM at once.
 pub struct Pod {
     // Order matters: the agent's connection goes before the VM, the VM before the directory.
     agent: AgentClient,
     vmm: VmmProcess,
     last_words: LastWords,
     kernel_release: String,
-    writable_share: bool,
+    writable_share: AtomicBool,
     dir: RunDir,
 }
 
@@ -198,9 +207,9 @@ impl Pod {
             initrd,
             vsock,
         };
-        let mut vmm = VmmProcess::start(&config, &dir, &resources)?;
+        let vmm = VmmProcess::start(&config, &dir, &resources)?;
         let (hello, last_words) = awaiting.hello(
-            &mut vmm,
+            &vmm,
             config.boot_timeout,
             config.cancel.as_ref().map(AsFd::as_fd),
         )?;
@@ -214,7 +223,7 @@ impl Pod {
             vmm,
             last_words,
             kernel_release: hello.kernel_release,
-            writable_share: config.has_writable_share(),
+            writable_share: AtomicBool::new(config.has_writable_share()),
             dir,
         };
         pod.set_up(&config)?;
@@ -295,7 +304,7 @@ impl Pod {
 
     /// Why the agent is gone, if it said so, or else how the VM ended.
     #[must_use]
-    pub fn failure(&mut self) -> Option<PodError> {
+    pub fn failure(&self) -> Option<PodError> {
         if let Some(message) = self.last_words.get() {
             return Some(PodError::Agent { message });
         }
@@ -310,13 +319,51 @@ impl Pod {
         }
     }
 
+    /// Shows the guest one more file or directory, below the pod's share.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`]: the name is taken, or the VM has ended.
+    pub fn add_share(&self, share: &Share) -> Result<(), PodError> {
+        self.vmm.add_share(share)?;
+        if !share.read_only {
+            self.writable_share.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes a share away; what the guest still has open of it answers `ESTALE`.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`]: there is none of that name, or the VM has ended.
+    pub fn remove_share(&self, name: &str) -> Result<(), PodError> {
+        self.vmm.remove_share(name)
+    }
+
+    /// The VMM process's number among the host's processes.
+    #[must_use]
+    pub fn vmm_pid(&self) -> u32 {
+        self.vmm.pid()
+    }
+
+    /// Waits until the VM has ended, however long that takes, and tells why.
+    pub fn wait(&self) -> PodError {
+        loop {
+            if let Err(error) = self.vmm.next_report() {
+                return match self.last_words.get() {
+                    Some(message) => PodError::Agent { message },
+                    None => error,
+                };
+            }
+        }
+    }
+
     /// Ends the pod: an orderly power-off where data of the host could still be in the guest's
     /// memory, at once otherwise.
     ///
     /// # Errors
     /// None at present; how the VM ended is told where it is known.
-    pub fn stop(self) -> Result<Option<End>, PodError> {
-        if self.writable_share {
+    pub fn stop(&self) -> Result<Option<End>, PodError> {
+        if self.writable_share.load(Ordering::Relaxed) {
             let request = PowerOffRequest {
                 grace_ms: POWER_OFF_GRACE_MS,
                 ..Default::default()
@@ -326,13 +373,7 @@ impl Pod {
                 self.vmm.is_reporting_within(POWER_OFF_PATIENCE);
             }
         }
-        let Self {
-            agent, vmm, dir, ..
-        } = self;
-        let end = vmm.stop();
-        drop(agent);
-        drop(dir);
-        Ok(end)
+        Ok(self.vmm.stop())
     }
 }
 
