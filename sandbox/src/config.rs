@@ -11,6 +11,7 @@ use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use crate::assets::GuestAssets;
+use crate::events::EventSink;
 
 /// Name of the export that holds the root file system of a single-container pod.
 pub const ROOTFS: &str = "rootfs";
@@ -150,6 +151,8 @@ pub struct PodConfig {
     pub cancel: Option<OwnedFd>,
     /// What the VMM process logs to this process's standard error.
     pub log: Option<log::LevelFilter>,
+    /// Who is told of what happens in the pod.
+    pub events: Option<EventSink>,
 }
 
 impl PodConfig {
@@ -173,6 +176,7 @@ impl PodConfig {
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,
+            events: None,
         }
     }
 
