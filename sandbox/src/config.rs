@@ -92,6 +92,25 @@ impl Share {
         };
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
+        Self::of_file(parameter, name, file, path, read_only)
+    }
+
+    /// Shares a file or directory that is open, as `name`; errors call it `parameter` and `path`.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn of_file(
+        parameter: &'static str,
+        name: &str,
+        file: OwnedFd,
+        path: &Path,
+        read_only: bool,
+    ) -> Result<Self, ShareError> {
+        let failed = |source: io::Error| ShareError::Open {
+            parameter,
+            path: path.into(),
+            cause: source,
+        };
         let stat = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if !kind.is_dir() && !kind.is_file() {

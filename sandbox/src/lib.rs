@@ -19,6 +19,8 @@
 //! - [`pod`], [`container`]: their lives.
 //! - [`events`]: what happens in a pod without being asked for.
 //! - [`oci`]: the OCI configuration of a container.
+//! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
+//! - [`sizing`]: how large a pod's VM is.
 //! - [`logging`]: the log of both processes.
 //! - [`kvm`]: opening `/dev/kvm`, and why it could not be.
 //!
@@ -37,6 +39,7 @@
 //! ```
 
 pub mod assets;
+pub mod bundle;
 pub mod config;
 pub mod container;
 pub mod control;
@@ -49,6 +52,7 @@ pub mod logging;
 pub mod oci;
 pub mod pod;
 pub mod rundir;
+pub mod sizing;
 
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::VersionMismatch;
-use agent_protocol::proto::{AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest};
+use agent_protocol::proto::{
+    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest,
+};
 use thiserror::Error;
 
 use crate::assets::AssetError;
 use crate::config::{PodConfig, Share, ShareError};
-use crate::container::{ContainerError, ContainerHandle, ContainerRequest, Process};
+use crate::container::{ContainerError, ContainerHandle, ContainerRequest, GuestStats, Process};
 use crate::control::End;
 use crate::events::EventSink;
 use crate::guest::{Guest, call_context};
@@ -24,6 +26,8 @@ use crate::lifeline::{Awaiting, LastWords};
 use crate::oci::ContainerConfig;
 use crate::rundir::{RunDir, RunDirError};
 
+/// Longest host name: a DNS label's.
+const MAX_HOSTNAME: usize = 63;
 /// How long containers that still run are given at a power-off, in milliseconds.
 const POWER_OFF_GRACE_MS: u32 = 1_000;
 /// How long the VMM may take to report an end that its agent's silence has announced.
@@ -238,15 +242,15 @@ impl Pod {
                 source,
             })?;
         let hostname = if config.hostname.is_empty() {
-            &config.name
+            config.name.chars().take(MAX_HOSTNAME).collect()
         } else {
-            &config.hostname
+            config.hostname.clone()
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let setup = SetupPodRequest {
-            hostname: hostname.clone(),
+            hostname,
             share_tag: SHARE_TAG.to_owned(),
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
             ..Default::default()
@@ -293,6 +297,19 @@ impl Pod {
     #[must_use]
     pub fn container(&self, id: &str) -> ContainerHandle {
         ContainerHandle::new(&self.guest, id)
+    }
+
+    /// What the guest as a whole uses.
+    ///
+    /// # Errors
+    /// [`ContainerError::Call`].
+    pub fn stats(&self) -> Result<GuestStats, ContainerError> {
+        let answer = self.guest.agent.stats(call_context(), &StatsRequest::new());
+        let mut answer = answer.map_err(|error| ContainerError::Call {
+            call: "Stats",
+            error,
+        })?;
+        Ok(answer.guest.take().unwrap_or_default())
     }
 
     /// Connects to a vsock port of the guest.

@@ -10,7 +10,9 @@
 mod error;
 mod process;
 
-pub use agent_protocol::proto::{ContainerStats, ProcessInfo};
+pub use agent_protocol::proto::{
+    ContainerStats, CpuStats, GuestStats, IoStats, MemoryStats, PidsStats, ProcessInfo,
+};
 use agent_protocol::proto::{
     CreateContainerRequest, ExecProcessRequest, ListProcessesRequest, PauseContainerRequest,
     ResumeContainerRequest, StatsRequest, UpdateContainerRequest,
