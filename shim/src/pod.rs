@@ -235,12 +235,12 @@ impl Pod {
                 options: mount.options.clone(),
             })
             .collect();
-        let rootfs_dir = dir.clone();
+        let root_dir = bundle.root_dir(&dir);
         let stdio = paths.stdio();
         let wanted = id.clone();
         let (process, shares) = blocking(move || -> anyhow::Result<_> {
             let root_name = format!("{wanted}-rootfs");
-            let root = rootfs::share(&root_name, &rootfs_dir, &mounts)?;
+            let root = rootfs::share(&root_name, &root_dir, &mounts)?;
             let mut shared = Shared::new(&vm);
             shared.add(root)?;
             for share in guest.shares {

@@ -100,6 +100,14 @@ impl Process {
         }
     }
 
+    /// Lets input flow to what was told to run.
+    pub fn start_input(&self) -> anyhow::Result<()> {
+        match &mut *self.streams() {
+            Some(streams) => streams.start_input(),
+            None => Ok(()),
+        }
+    }
+
     /// No more input comes after what has been written to the FIFO.
     pub fn close_stdin(&self) {
         if let Some(streams) = &mut *self.streams() {

@@ -363,6 +363,9 @@ async fn start(pod: &Pod, task: &Task, exec_id: &str, process: &Process) -> ttrp
         });
         return Err(failure);
     }
+    if let Err(failure) = process.start_input() {
+        log::warn!("{} {exec_id}: {failure:#}", task.id);
+    }
     process.set_running();
     let (id, pid) = (task.id.clone(), pod.pid());
     if exec_id.is_empty() {

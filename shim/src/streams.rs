@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,11 +63,18 @@ pub struct Streams {
     input: Option<Input>,
 }
 
+/// Standard input's way into the guest.
 #[derive(Debug)]
-struct Input {
-    copying: JoinHandle<()>,
-    /// Keeps the FIFO from ending when one of its writers goes.
-    keeper: Option<pipe::Sender>,
+enum Input {
+    /// Opened when the process starts: until then whoever writes waits, so that a client has seen the
+    /// answer to its Create before the end of its input can come.
+    Waiting { to: StdUnixStream, path: String },
+    /// On its way.
+    Copying {
+        task: JoinHandle<()>,
+        /// Keeps the FIFO from ending when one of its writers goes.
+        keeper: Option<pipe::Sender>,
+    },
 }
 
 impl Streams {
@@ -97,24 +105,37 @@ impl Streams {
         if let Some(stream) = process.stdin.take()
             && !paths.stdin.is_empty()
         {
-            let stream = nonblocking(stream)?;
-            let opened = Input::start(stream, &paths.stdin);
-            input = Some(opened.with_context(|| format!("stdin {}", paths.stdin))?);
+            input = Some(Input::Waiting {
+                to: stream,
+                path: paths.stdin.clone(),
+            });
         }
         Ok(Self { outputs, input })
     }
 
+    /// Lets input flow.
+    pub fn start_input(&mut self) -> anyhow::Result<()> {
+        if let Some(Input::Waiting { to, path }) = self.input.take() {
+            let started = nonblocking(to).and_then(|to| Ok(Input::start(to, &path)?));
+            self.input = Some(started.with_context(|| format!("stdin {path}"))?);
+        }
+        Ok(())
+    }
+
     /// Lets the input end when all its writers are gone.
     pub fn close_stdin(&mut self) {
-        if let Some(input) = &mut self.input {
-            input.keeper = None;
+        match &mut self.input {
+            // Whoever says so has nothing to write.
+            Some(Input::Waiting { to, .. }) => drop(to.shutdown(Shutdown::Write)),
+            Some(Input::Copying { keeper, .. }) => *keeper = None,
+            None => {}
         }
     }
 
     /// Nobody is there to read input any more.
     pub fn end_input(&mut self) {
-        if let Some(input) = self.input.take() {
-            input.copying.abort();
+        if let Some(Input::Copying { task, .. }) = self.input.take() {
+            task.abort();
         }
     }
 
@@ -141,8 +162,8 @@ impl Input {
         let from = pipe::OpenOptions::new().open_receiver(path)?;
         let keeper = pipe::OpenOptions::new().open_sender(path)?;
         let (_, to) = stream.into_split();
-        Ok(Self {
-            copying: tokio::spawn(async move {
+        Ok(Self::Copying {
+            task: tokio::spawn(async move {
                 let _ = from_pipe(&from, to).await;
             }),
             keeper: Some(keeper),

@@ -139,6 +139,13 @@ impl Bundle {
             .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
     }
 
+    /// Directory of its root file system, which is where the engine's mounts would be mounted.
+    #[must_use]
+    pub fn root_dir(&self, bundle: &Path) -> PathBuf {
+        let path = self.spec.pointer("/root/path").and_then(Value::as_str);
+        bundle.join(path.unwrap_or("rootfs"))
+    }
+
     /// The host name that it asks for.
     #[must_use]
     pub fn hostname(&self) -> Option<&str> {

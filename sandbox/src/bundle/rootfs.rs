@@ -57,16 +57,15 @@ pub enum RootfsError {
 }
 
 /// Makes the root file system and gives it as the share `name`. Without mounts it is the directory
-/// `bundle`/rootfs.
+/// `dir`.
 ///
 /// # Errors
 /// [`RootfsError`].
-pub fn share(name: &str, bundle: &Path, mounts: &[Mount]) -> Result<Share, RootfsError> {
+pub fn share(name: &str, dir: &Path, mounts: &[Mount]) -> Result<Share, RootfsError> {
     match mounts {
         [] => {
-            let path = bundle.join("rootfs");
-            let share = Share::open(PARAMETER, name, &path, false)?;
-            directory(share, path)
+            let share = Share::open(PARAMETER, name, dir, false)?;
+            directory(share, dir.to_owned())
         }
         [mount] => {
             let read_only = mount.options.iter().any(|option| option == "ro");
