@@ -75,7 +75,7 @@ impl Agent {
             .containers
             .get(&request.container_id)
             .map_err(|refusal| refusal.message)?;
-        let channels = container.streams().attach(stream, connection)?;
+        let channels = container.process().streams().attach(stream, connection)?;
         // Before the first byte of the stream.
         reply(socket, String::new())?;
         for channel in channels {
@@ -87,7 +87,7 @@ impl Agent {
             if matches!(direction, Direction::PipeIn | Direction::TerminalIn)
                 && let Ok(container) = self.containers.get(&request.container_id)
             {
-                container.streams().set_input(id);
+                container.process().streams().set_input(id);
             }
         }
         Ok(())

@@ -151,8 +151,9 @@ impl Agent {
                 continue;
             };
             let mut answers = Vec::new();
-            if container.take_messages(&mut answers)
-                && let Some(handshake) = container.end_handshake()
+            let process = container.process();
+            if process.take_messages(&mut answers)
+                && let Some(handshake) = process.end_handshake()
             {
                 self.poller.remove(&handshake);
             }
@@ -161,7 +162,7 @@ impl Agent {
             exited.container_id = id.to_string();
             let visible = container.is_visible();
             let fate = container.on_exit(status, &mut answers);
-            exited.status = container.status().cloned().into();
+            exited.status = container.process().status().cloned().into();
             if fate == Fate::Gone {
                 self.containers.forget(id.as_str());
             }
@@ -212,12 +213,12 @@ impl Agent {
     }
 
     fn continue_handshake(&mut self, serial: u64) {
-        let Some(container) = self.containers.by_serial(serial) else {
+        let Some(process) = self.containers.by_serial(serial) else {
             return;
         };
         let mut answers = Vec::new();
-        if container.take_messages(&mut answers)
-            && let Some(handshake) = container.end_handshake()
+        if process.take_messages(&mut answers)
+            && let Some(handshake) = process.end_handshake()
         {
             self.poller.remove(&handshake);
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agent_protocol::names::ContainerId;
 use rustix::process::Pid;
 
-use super::Container;
+use super::{Container, Process};
 use crate::rpc::Refusal;
 
 /// Most containers at a time; the host asks for a handful.
@@ -43,18 +43,19 @@ impl Registry {
             .ok_or_else(|| Refusal::not_found(format!("container {:?} does not exist", short(id))))
     }
 
-    /// The container of a handshake's event.
-    pub(crate) fn by_serial(&mut self, serial: u64) -> Option<&mut Container> {
+    /// The process of a handshake's event.
+    pub(crate) fn by_serial(&mut self, serial: u64) -> Option<&mut Process> {
         self.0
             .values_mut()
-            .find(|container| container.serial() == serial)
+            .map(Container::process)
+            .find(|process| process.serial() == serial)
     }
 
     /// The container whose first process is `child`.
     pub(crate) fn by_child(&mut self, child: Pid) -> Option<(ContainerId, &mut Container)> {
         self.0
             .iter_mut()
-            .find(|(_, container)| container.child == Some(child))
+            .find(|(_, container)| container.first.child == Some(child))
             .map(|(id, container)| (id.clone(), container))
     }
 

@@ -1,10 +1,13 @@
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 
-use agent_protocol::proto::Stdio;
 use agent_protocol::proto::stream_open::Stream;
+use agent_protocol::proto::{ExitStatus, Stdio, start_error};
+use rustix::process::Pid;
 use tempfile::TempDir;
 use ttrpc::Code;
 
+use super::process::{MAX_WAITERS, State};
 use super::*;
 
 const CREATE: ReplyTo = ReplyTo {
@@ -39,17 +42,13 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         let (agent, process) = handshake::pair().unwrap();
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
+        let streams = Streams::new(stdio).unwrap().0;
+        let mut first = Process::new(1, pid, streams, agent, CREATE);
+        first.is_protected = true;
         let container = Container {
-            serial: 1,
             cgroup: Cgroup::fake(&directory.path().join("cgroup")),
-            streams: Streams::new(stdio).unwrap().0,
-            state: State::Creating(CREATE),
-            child: Pid::from_raw(child.id() as i32),
-            handshake: Some(agent),
-            setup_failure: None,
-            emulated: None,
-            waiters: Vec::new(),
-            removal: None,
+            first,
         };
         Self {
             container,
@@ -70,21 +69,21 @@ impl Rig {
 
     fn started() -> Self {
         let mut rig = Self::created();
-        rig.container.start(START).unwrap();
+        rig.container.first.start(START).unwrap();
         assert!(receive_start(&rig.process).unwrap());
         rig
     }
 
     fn say(&mut self, message: &Message) {
         send_message(&self.process, message).unwrap();
-        assert!(!self.container.take_messages(&mut self.answers));
+        assert!(!self.container.first.take_messages(&mut self.answers));
     }
 
     /// Closes the process's end, as exec and exit do.
     fn hang_up(&mut self) {
         self.process = std::fs::File::open("/dev/null").unwrap().into();
         // Another test's fork may hold the socket for a moment, until it executes its program.
-        while !self.container.take_messages(&mut self.answers) {
+        while !self.container.first.take_messages(&mut self.answers) {
             std::thread::yield_now();
         }
     }
@@ -129,12 +128,12 @@ fn signalled(value: i32) -> ExitStatus {
 #[test]
 fn the_straight_way() {
     let mut rig = Rig::started();
-    assert_eq!(rig.container.wait(WAIT), Ok(None));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(None));
     rig.hang_up();
     assert_eq!(rig.answer(START), Ok(Outcome::Started(None)));
     assert_eq!(rig.exit(code(42)), Fate::Stays);
     assert_eq!(rig.answer(WAIT), Ok(Outcome::Exited(code(42))));
-    assert_eq!(rig.container.wait(WAIT), Ok(Some(code(42))));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(Some(code(42))));
     assert_eq!(rig.container.remove(false, REMOVE), Ok(Fate::Gone));
     assert!(!rig.directory.path().join("cgroup").exists());
 }
@@ -172,7 +171,7 @@ fn a_command_that_cannot_run_is_told_before_its_exit() {
     assert_eq!(error.kind, start_error::Kind::COMMAND_NOT_FOUND.into());
     assert_eq!(error.message, "nope");
     assert_eq!(rig.exit(code(127)), Fate::Stays);
-    assert_eq!(rig.container.wait(WAIT), Ok(Some(code(127))));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(Some(code(127))));
 }
 
 #[test]
@@ -189,26 +188,27 @@ fn start_comes_once_and_after_the_streams() {
         ..Default::default()
     });
     assert_eq!(
-        rig.container.start(START).unwrap_err().code,
+        rig.container.first.start(START).unwrap_err().code,
         Code::FAILED_PRECONDITION
     );
     rig.say(&Message::Ready(None));
     assert_eq!(
-        rig.container.start(START).unwrap_err().code,
+        rig.container.first.start(START).unwrap_err().code,
         Code::FAILED_PRECONDITION
     );
     let (_host, agent) = std::os::unix::net::UnixStream::pair().unwrap();
     assert_eq!(
         rig.container
+            .first
             .streams()
             .attach(Stream::STDOUT, agent.into())
             .unwrap()
             .len(),
         1
     );
-    rig.container.start(START).unwrap();
+    rig.container.first.start(START).unwrap();
     assert_eq!(
-        rig.container.start(START).unwrap_err().code,
+        rig.container.first.start(START).unwrap_err().code,
         Code::FAILED_PRECONDITION
     );
 }
@@ -224,7 +224,7 @@ fn messages_out_of_turn_change_nothing() {
         rig.say(&message);
     }
     assert!(rig.answers.is_empty());
-    assert!(matches!(rig.container.state, State::Created));
+    assert!(matches!(rig.container.first.state, State::Created));
 }
 
 #[test]
@@ -259,7 +259,10 @@ fn a_default_action_is_told_as_its_signal() {
     rig.container.signal(libc::SIGTERM, false).unwrap();
     assert!(rig.was_killed(), "the kernel would have dropped the signal");
     rig.exit(signalled(libc::SIGKILL));
-    assert_eq!(rig.container.wait(WAIT), Ok(Some(signalled(libc::SIGTERM))));
+    assert_eq!(
+        rig.container.first.wait(WAIT),
+        Ok(Some(signalled(libc::SIGTERM)))
+    );
     rig.container.signal(libc::SIGTERM, false).unwrap();
 }
 
@@ -268,7 +271,7 @@ fn waiting_calls_are_bounded_and_go_with_their_connection() {
     let mut rig = Rig::created();
     for stream in 0..MAX_WAITERS as u32 {
         assert_eq!(
-            rig.container.wait(ReplyTo {
+            rig.container.first.wait(ReplyTo {
                 connection: 9,
                 stream
             }),
@@ -276,11 +279,11 @@ fn waiting_calls_are_bounded_and_go_with_their_connection() {
         );
     }
     assert_eq!(
-        rig.container.wait(WAIT).unwrap_err().code,
+        rig.container.first.wait(WAIT).unwrap_err().code,
         Code::RESOURCE_EXHAUSTED
     );
     rig.container.forget_waiters(9);
-    assert_eq!(rig.container.wait(WAIT), Ok(None));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(None));
     rig.exit(code(0));
     assert_eq!(rig.answer(WAIT), Ok(Outcome::Exited(code(0))));
 }

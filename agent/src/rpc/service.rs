@@ -156,8 +156,8 @@ fn create(
     let plan = Plan::new(request)?;
     let serial = agent.next_id();
     let stdio = request.stdio.get_or_default();
-    let container = Container::create(&id, &plan, stdio, serial, reply)?;
-    if let Some(handshake) = container.handshake() {
+    let mut container = Container::create(&id, &plan, stdio, serial, reply)?;
+    if let Some(handshake) = container.process().handshake() {
         let token = Token::new(Kind::Handshake, serial);
         agent
             .poller
@@ -173,7 +173,8 @@ fn start(
     reply: ReplyTo,
     request: &StartContainerRequest,
 ) -> Reply<StartContainerResponse> {
-    container(agent, &request.container_id, &request.exec_id)?.start(reply)?;
+    let container = container(agent, &request.container_id, &request.exec_id)?;
+    container.process().start(reply)?;
     Ok(None)
 }
 
@@ -183,7 +184,7 @@ fn wait(
     request: &WaitContainerRequest,
 ) -> Reply<WaitContainerResponse> {
     let container = container(agent, &request.container_id, &request.exec_id)?;
-    Ok(container.wait(reply)?.map(exited))
+    Ok(container.process().wait(reply)?.map(exited))
 }
 
 fn exited(status: agent_protocol::proto::ExitStatus) -> WaitContainerResponse {
@@ -208,7 +209,7 @@ fn signal(agent: &mut Agent, request: &SignalContainerRequest) -> Reply<SignalCo
 fn resize(agent: &mut Agent, request: &ResizePtyRequest) -> Reply<ResizePtyResponse> {
     let size = window_size(request.rows, request.cols)?;
     let container = container(agent, &request.container_id, &request.exec_id)?;
-    let streams = container.streams();
+    let streams = container.process().streams();
     let terminal = streams
         .terminal()
         .ok_or_else(|| Refusal::precondition("no terminal"))?;
@@ -219,7 +220,7 @@ fn resize(agent: &mut Agent, request: &ResizePtyRequest) -> Reply<ResizePtyRespo
 
 fn close_stdin(agent: &mut Agent, request: &CloseStdinRequest) -> Reply<CloseStdinResponse> {
     let container = container(agent, &request.container_id, &request.exec_id)?;
-    if let Some(channel) = container.streams().close_input() {
+    if let Some(channel) = container.process().streams().close_input() {
         agent.pump.end_source(channel, &agent.poller);
     }
     Ok(Some(CloseStdinResponse::new()))
