@@ -16,20 +16,25 @@ mod signals;
 mod spawn;
 mod spec;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 
-use agent_protocol::names::ContainerId;
-use agent_protocol::proto::{ExitStatus, StartError};
+use agent_protocol::names::{ContainerId, ExecId};
+use agent_protocol::proto::{ExecProcessRequest, ExitStatus, StartError, Stdio};
 
 use crate::init::Inherited;
 use crate::rpc::{Refusal, ReplyTo};
 use crate::stdio::Streams;
+use crate::sys::process::Child;
+use process::Role;
 
 pub(crate) use cgroup::{Cgroup, prepare as prepare_cgroups};
 pub(crate) use filesystem::{DevicePlan, MountPlan, MountSource};
 pub(crate) use handshake::{Message, send as send_message, wait_for_start as receive_start};
 pub(crate) use plan::{
-    CapabilityPlan, Plan, ProcessPlan, RootfsPlan, container_id, sysctls, window_size,
+    CapabilityPlan, ExecPlan, Plan, ProcessPlan, RootfsPlan, container_id, exec_id, sysctls,
+    window_size,
 };
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
@@ -37,7 +42,10 @@ pub(crate) use registry::Registry;
 /// An answer to a call that had to wait.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Outcome {
-    Created,
+    /// With the process's number, as is the next.
+    Created(u32),
+    /// A further process.
+    Added(u32),
     /// Runs, or why it does not.
     Started(Option<StartError>),
     Exited(ExitStatus),
@@ -51,11 +59,18 @@ pub(crate) struct Answer {
     pub(crate) result: Result<Outcome, Refusal>,
 }
 
+/// Most further processes of a container, with those that have exited and were not removed.
+const MAX_FURTHER: usize = 256;
+
 /// One container.
 #[derive(Debug)]
 pub(crate) struct Container {
     cgroup: Cgroup,
+    /// The first process, as the kernel knows it.
+    child: Child,
     first: Process,
+    further: BTreeMap<ExecId, Process>,
+    oom_score_adj: i32,
 }
 
 /// What is left of a container after an event.
@@ -70,7 +85,7 @@ impl Container {
     pub(crate) fn create(
         id: &ContainerId,
         plan: &Plan,
-        stdio: &agent_protocol::proto::Stdio,
+        stdio: &Stdio,
         serial: u64,
         reply: ReplyTo,
     ) -> Result<Self, Refusal> {
@@ -86,24 +101,92 @@ impl Container {
                 },
                 &cgroup,
             )?;
-            Ok(Process::new(serial, child, streams, handshake, reply))
+            let first = Process::new(Role::First, serial, child.pid, streams, handshake, reply);
+            Ok((child, first))
         });
-        let mut first = spawned.map_err(|error| {
+        let (child, mut first) = spawned.map_err(|error| {
             let _ = cgroup.remove();
             failed("first process", error)
         })?;
         first.is_protected = true;
-        Ok(Self { cgroup, first })
+        Ok(Self {
+            cgroup,
+            child,
+            first,
+            further: BTreeMap::new(),
+            oom_score_adj: plan.process.oom_score_adj,
+        })
     }
 
-    /// Its first process.
-    pub(crate) fn process(&mut self) -> &mut Process {
-        &mut self.first
+    /// Starts making a further process.
+    pub(crate) fn add(
+        &mut self,
+        id: ExecId,
+        request: &ExecProcessRequest,
+        serial: u64,
+        reply: ReplyTo,
+    ) -> Result<&mut Process, Refusal> {
+        if !self.first.is_running() {
+            return Err(Refusal::precondition("the container does not run"));
+        }
+        if self.further.len() >= MAX_FURTHER {
+            return Err(Refusal::exhausted(format!(
+                "the container has {MAX_FURTHER} further processes"
+            )));
+        }
+        let plan = ExecPlan::new(request, self.oom_score_adj)?;
+        let Entry::Vacant(entry) = self.further.entry(id) else {
+            return Err(Refusal::exists("the container has a process of this name"));
+        };
+        let spawned = Streams::new(request.stdio.get_or_default()).and_then(|(streams, stdio)| {
+            let (handshake, control) = handshake::pair()?;
+            let inherited = Inherited { control, stdio };
+            let child = spawn::further_process(&plan, inherited, &self.cgroup, &self.child)?;
+            let further = Role::Further;
+            Ok(Process::new(
+                further, serial, child.pid, streams, handshake, reply,
+            ))
+        });
+        let process = spawned.map_err(|error| Refusal::internal(format!("process: {error}")))?;
+        Ok(entry.insert(process))
     }
 
-    /// Whether its first process has not been reaped.
+    /// The process that the host knows by `exec_id`, or the first one if that is empty.
+    pub(crate) fn process(&mut self, exec_id: &str) -> Result<&mut Process, Refusal> {
+        if exec_id.is_empty() {
+            return Ok(&mut self.first);
+        }
+        plan::exec_id(exec_id)
+            .ok()
+            .and_then(|id| self.further.get_mut(&id))
+            .filter(|process| process.is_visible())
+            .ok_or_else(|| Refusal::not_found("the container has no process of this exec_id"))
+    }
+
+    /// Likewise, by the name under which it was made, whether the host knows of it or not.
+    pub(crate) fn made(&mut self, exec_id: Option<&ExecId>) -> Option<&mut Process> {
+        match exec_id {
+            Some(id) => self.further.get_mut(id),
+            None => Some(&mut self.first),
+        }
+    }
+
+    /// All processes that the agent made for it, with the names of further ones.
+    fn processes(&self) -> impl Iterator<Item = (Option<&ExecId>, &Process)> {
+        let further = self.further.iter().map(|(id, process)| (Some(id), process));
+        [(None, &self.first)].into_iter().chain(further)
+    }
+
+    /// Likewise, to change them.
+    fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        [&mut self.first]
+            .into_iter()
+            .chain(self.further.values_mut())
+    }
+
+    /// Whether any of these processes has not been reaped.
     pub(crate) fn is_alive(&self) -> bool {
-        self.first.is_alive()
+        self.processes().any(|(_, process)| process.is_alive())
     }
 
     /// Whether CreateContainer has been answered with success.
@@ -113,16 +196,16 @@ impl Container {
 
     /// Forgets calls that wait on a connection that is gone.
     pub(crate) fn forget_waiters(&mut self, connection: u64) {
-        self.first.forget_waiters(connection);
+        self.processes_mut()
+            .for_each(|process| process.forget_waiters(connection));
     }
 
-    /// Signals the first process or all. One that has exited needs nothing.
-    pub(crate) fn signal(&mut self, signal: i32, all: bool) -> io::Result<()> {
-        match (all, signal) {
+    /// Signals every process. A container that has exited needs nothing.
+    pub(crate) fn signal_all(&mut self, signal: i32) -> io::Result<()> {
+        match signal {
             _ if !self.is_alive() => Ok(()),
-            (false, _) => self.first.signal(signal),
-            (true, libc::SIGKILL) => self.cgroup.kill(),
-            (true, _) => self.cgroup.signal(signal),
+            libc::SIGKILL => self.cgroup.kill(),
+            _ => self.cgroup.signal(signal),
         }
     }
 
@@ -142,9 +225,35 @@ impl Container {
         Ok(Fate::Stays)
     }
 
-    /// Takes note of the first process's end, after all its messages.
-    pub(crate) fn on_exit(&mut self, mut status: ExitStatus, answers: &mut Vec<Answer>) -> Fate {
+    /// Forgets a further process now, or when it has ended, and then answers `reply`; true if now.
+    pub(crate) fn remove_further(
+        &mut self,
+        exec_id: &str,
+        force: bool,
+        reply: ReplyTo,
+    ) -> Result<bool, Refusal> {
+        let process = self.process(exec_id)?;
+        let now = process.begin_removal(force, reply)?;
+        if now {
+            self.further.retain(|id, _| id.as_str() != exec_id);
+        } else {
+            process.kill();
+        }
+        Ok(now)
+    }
+
+    /// Takes note of a process's end, after all its messages, and corrects `status`.
+    pub(crate) fn on_exit(
+        &mut self,
+        exec_id: Option<&ExecId>,
+        status: &mut ExitStatus,
+        answers: &mut Vec<Answer>,
+    ) -> Fate {
         status.oom_killed = self.cgroup.had_oom_kill();
+        if let Some(id) = exec_id {
+            self.on_further_exit(id, status, answers);
+            return Fate::Stays;
+        }
         let failure = self.first.on_exit(status, answers);
         let removal = self.first.take_removal();
         if failure.is_none() && removal.is_none() {
@@ -161,8 +270,25 @@ impl Container {
         Fate::Gone
     }
 
+    fn on_further_exit(&mut self, id: &ExecId, status: &mut ExitStatus, answers: &mut Vec<Answer>) {
+        let Some(process) = self.further.get_mut(id) else {
+            return;
+        };
+        let failure = process.on_exit(status, answers);
+        let removal = process.take_removal();
+        if failure.is_some() || removal.is_some() {
+            self.further.remove(id);
+        }
+        answers.extend(failure);
+        answers.extend(removal.map(|to| Answer {
+            to,
+            result: Ok(Outcome::Removed),
+        }));
+    }
+
     fn clean_up(&mut self) -> Result<(), Refusal> {
-        self.first.streams().close_unattached();
+        self.processes_mut()
+            .for_each(|process| process.streams().close_unattached());
         self.cgroup
             .remove()
             .map_err(|error| Refusal::internal(format!("cgroup: {error}")))

@@ -32,9 +32,17 @@ pub(super) enum State {
     Exited(ExitStatus),
 }
 
+/// What a process is to its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    First,
+    Further,
+}
+
 /// A process.
 #[derive(Debug)]
 pub(crate) struct Process {
+    role: Role,
     /// Tells its events apart from those of an earlier process of the same name.
     pub(super) serial: u64,
     pub(super) streams: Streams,
@@ -54,6 +62,7 @@ pub(crate) struct Process {
 impl Process {
     /// A process that has been forked; `reply` is answered when it is ready to start.
     pub(super) fn new(
+        role: Role,
         serial: u64,
         child: Pid,
         streams: Streams,
@@ -61,6 +70,7 @@ impl Process {
         reply: ReplyTo,
     ) -> Self {
         Self {
+            role,
             serial,
             streams,
             state: State::Creating(reply),
@@ -86,12 +96,15 @@ impl Process {
         &mut self.streams
     }
 
-    /// How it ended, if it has.
-    pub(crate) fn status(&self) -> Option<&ExitStatus> {
-        match &self.state {
-            State::Exited(status) => Some(status),
-            _ => None,
-        }
+    /// Its number; 0 once it has been reaped.
+    pub(super) fn pid(&self) -> u32 {
+        self.child
+            .map_or(0, |child| child.as_raw_nonzero().get() as u32)
+    }
+
+    /// Whether its command runs.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running)
     }
 
     /// Whether it has not been reaped.
@@ -141,7 +154,7 @@ impl Process {
     }
 
     /// Signals it. One that has exited needs nothing.
-    pub(super) fn signal(&mut self, signal: i32) -> io::Result<()> {
+    pub(crate) fn signal(&mut self, signal: i32) -> io::Result<()> {
         let Some(child) = self.child else {
             return Ok(());
         };
@@ -189,6 +202,12 @@ impl Process {
         true
     }
 
+    /// Gives it up while it is being made; its end will answer the call that made it.
+    pub(crate) fn fail(&mut self, problem: String) {
+        self.setup_failure = Some(problem);
+        self.kill();
+    }
+
     /// Closes the handshake, of which nothing more comes.
     pub(crate) fn end_handshake(&mut self) -> Option<OwnedFd> {
         self.handshake.take()
@@ -198,15 +217,15 @@ impl Process {
         let (kind, text) = match (message, &self.state) {
             (Message::Ready(terminal), State::Creating(reply)) => {
                 let set = terminal.map_or(Ok(()), |master| self.streams.set_terminal(master));
+                let (to, pid) = (*reply, self.pid());
                 if let Err(error) = set {
-                    self.setup_failure = Some(format!("terminal: {error}"));
-                    self.kill();
-                    return;
+                    return self.fail(format!("terminal: {error}"));
                 }
-                answers.push(Answer {
-                    to: *reply,
-                    result: Ok(Outcome::Created),
+                let result = Ok(match self.role {
+                    Role::First => Outcome::Created(pid),
+                    Role::Further => Outcome::Added(pid),
                 });
+                answers.push(Answer { to, result });
                 self.state = State::Created;
                 return;
             }
@@ -244,11 +263,11 @@ impl Process {
         }
     }
 
-    /// Takes note of its end, after all its messages. Gives the refusal of the call that made it if that
-    /// has not been answered: nothing of the process should be left when it is.
+    /// Takes note of its end, after all its messages, and corrects `status`. Gives the refusal of the call
+    /// that made it if that has not been answered: nothing of the process should be left when it is.
     pub(super) fn on_exit(
         &mut self,
-        mut status: ExitStatus,
+        status: &mut ExitStatus,
         answers: &mut Vec<Answer>,
     ) -> Option<Answer> {
         self.child = None;
@@ -263,7 +282,7 @@ impl Process {
                 result: Ok(Outcome::Exited(status.clone())),
             });
         }
-        match std::mem::replace(&mut self.state, State::Exited(status)) {
+        match std::mem::replace(&mut self.state, State::Exited(status.clone())) {
             State::Creating(to) => {
                 let text = self.setup_failure.take();
                 let text = text.unwrap_or_else(|| "the process ended during set-up".to_owned());

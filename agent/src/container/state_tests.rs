@@ -1,9 +1,9 @@
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
+use std::process::Command;
 
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{ExitStatus, Stdio, start_error};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags};
 use tempfile::TempDir;
 use ttrpc::Code;
 
@@ -32,7 +32,7 @@ struct Rig {
     container: Container,
     process: OwnedFd,
     /// Takes the signals.
-    child: Child,
+    child: std::process::Child,
     answers: Vec<Answer>,
     directory: TempDir,
 }
@@ -44,11 +44,17 @@ impl Rig {
         let (agent, process) = handshake::pair().unwrap();
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         let streams = Streams::new(stdio).unwrap().0;
-        let mut first = Process::new(1, pid, streams, agent, CREATE);
+        let mut first = Process::new(Role::First, 1, pid, streams, agent, CREATE);
         first.is_protected = true;
         let container = Container {
             cgroup: Cgroup::fake(&directory.path().join("cgroup")),
+            child: Child {
+                pid,
+                pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap(),
+            },
             first,
+            further: BTreeMap::new(),
+            oom_score_adj: 0,
         };
         Self {
             container,
@@ -63,7 +69,8 @@ impl Rig {
     fn created() -> Self {
         let mut rig = Self::new(&Stdio::new());
         rig.say(&Message::Ready(None));
-        assert_eq!(rig.answer(CREATE), Ok(Outcome::Created));
+        let pid = rig.child.id();
+        assert_eq!(rig.answer(CREATE), Ok(Outcome::Created(pid)));
         rig
     }
 
@@ -88,8 +95,8 @@ impl Rig {
         }
     }
 
-    fn exit(&mut self, status: ExitStatus) -> Fate {
-        self.container.on_exit(status, &mut self.answers)
+    fn exit(&mut self, mut status: ExitStatus) -> Fate {
+        self.container.on_exit(None, &mut status, &mut self.answers)
     }
 
     /// Takes the only answer there is.
@@ -256,14 +263,14 @@ fn a_default_action_is_told_as_its_signal() {
     let mut rig = Rig::started();
     rig.hang_up();
     rig.answers.clear();
-    rig.container.signal(libc::SIGTERM, false).unwrap();
+    rig.container.first.signal(libc::SIGTERM).unwrap();
     assert!(rig.was_killed(), "the kernel would have dropped the signal");
     rig.exit(signalled(libc::SIGKILL));
     assert_eq!(
         rig.container.first.wait(WAIT),
         Ok(Some(signalled(libc::SIGTERM)))
     );
-    rig.container.signal(libc::SIGTERM, false).unwrap();
+    rig.container.first.signal(libc::SIGTERM).unwrap();
 }
 
 #[test]
