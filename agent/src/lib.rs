@@ -15,7 +15,8 @@
 //! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `lifeline`: events for the host.
 //! - `sys`: system calls that need `unsafe`.
 //!
-//! *First process*: the fork of the agent that becomes a container's command. *Stage*: a tmpfs in a
+//! *First process*: the fork of the agent that becomes a container's command. *Further process*: one that
+//! the host adds to a running container. *Stage*: a tmpfs in a
 //! container's mount namespace where its root file system is put together.
 
 mod container;
@@ -34,6 +35,8 @@ mod transport;
 
 use std::io;
 
+use rustix::process::DumpableBehavior;
+
 pub use transport::Transport;
 
 /// Serves the host over `transport` until it asks for the end.
@@ -46,6 +49,8 @@ pub use transport::Transport;
 /// # Errors
 /// When the agent cannot listen, reach the host or go on waiting for events, or `prepare`'s own.
 pub fn serve(transport: Transport, prepare: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // Forks of it are seen by containers' processes before they have become such.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut agent = server::Agent::start(transport)?;
     prepare()?;
     container::prepare_cgroups()?;

@@ -82,6 +82,26 @@ impl Cgroup {
         }
     }
 
+    /// Opens the cgroup that `pid`, a process of the container, is in now.
+    pub(crate) fn of_process(&self, pid: Pid) -> io::Result<OwnedFd> {
+        let own = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()))?;
+        let below = own
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .and_then(|path| path.strip_prefix(PARENT)?.strip_prefix('/'))
+            .and_then(|path| path.split_once('/'))
+            .filter(|(id, _)| self.path.ends_with(id));
+        let Some((_, below)) = below else {
+            return Err(io::Error::other("its cgroup has no place for a process"));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(
+            self.path.join(below),
+            flags,
+            Mode::empty(),
+        )?)
+    }
+
     /// Kills every process in it and below it.
     pub(crate) fn kill(&self) -> io::Result<()> {
         write(&self.path, "cgroup.kill", "1")

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::Case;
 use crate::config::Config;
+use crate::exec::a_container_with_cgroups_of_its_own_takes_processes;
 use crate::pod::Pod;
 
 pub const CASES: &[Case] = &[
@@ -15,6 +16,10 @@ pub const CASES: &[Case] = &[
     (
         "limits_are_where_programs_look",
         limits_are_where_programs_look,
+    ),
+    (
+        "a_container_with_cgroups_of_its_own_takes_processes",
+        a_container_with_cgroups_of_its_own_takes_processes,
     ),
 ];
 
