@@ -9,7 +9,9 @@
 //! namespaces and security labels. Here it becomes one that means the same inside the guest.
 //! Whatever would mean something else there is refused, never left out in silence.
 
+mod bpf;
 pub mod rootfs;
+mod seccomp;
 mod translate;
 
 use std::io;
@@ -21,6 +23,7 @@ use thiserror::Error;
 use crate::config::{Share, ShareError};
 use crate::container::SeccompFilter;
 use crate::sizing::Limits;
+pub use seccomp::SeccompError;
 
 /// Longest `config.json` that is read, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -79,6 +82,9 @@ pub enum BundleError {
     /// A file cannot be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// A seccomp profile cannot be carried over.
+    #[error("config.json: linux.seccomp")]
+    Seccomp(#[from] SeccompError),
 }
 
 /// A container as the guest's agent is to be asked for it.

@@ -34,6 +34,11 @@ pub fn container(
         None => json!({}),
     };
     let joins_pid_namespace = translate_linux(object(&mut linux, "linux")?)?;
+    let profile = linux
+        .as_object_mut()
+        .and_then(|linux| linux.remove("seccomp"));
+    let profile = profile.filter(|profile| !profile.is_null());
+    let seccomp = profile.map(super::seccomp::compile).transpose()?;
     root.insert("linux".into(), linux);
     let shares = match root.get_mut("mounts") {
         None | Some(Value::Null) => Vec::new(),
@@ -44,7 +49,7 @@ pub fn container(
         shares,
         joins_pid_namespace,
         terminal,
-        seccomp: None,
+        seccomp,
     })
 }
 
@@ -83,15 +88,6 @@ fn translate_linux(linux: &mut Object) -> Result<bool, BundleError> {
     if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
         // Only the listed nodes exist in a guest; rules about others have nothing to rule.
         resources.remove("devices");
-    }
-    if linux
-        .get("seccomp")
-        .is_some_and(|profile| !profile.is_null())
-    {
-        return Err(unsupported(
-            "linux.seccomp".into(),
-            "is not carried over to the guest yet; use the profile Unconfined",
-        ));
     }
     check_namespaces(linux)
 }
