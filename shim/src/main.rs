@@ -16,7 +16,9 @@
 //! - [`serve`]: the process in the background.
 //! - [`service`]: containerd's calls.
 //! - [`pod`]: the pod: its VM and its tasks.
+//! - [`guest`]: from bundles to containers in it.
 //! - [`task`], [`process`]: a container, and a process in it.
+//! - [`cgroup`]: where the pod's costs are counted.
 //! - [`streams`]: standard streams between the guest and containerd's FIFOs.
 //! - [`events`]: what containerd is told.
 //! - [`stats`]: figures in the form that containerd knows.
@@ -27,8 +29,10 @@
 
 mod args;
 mod bundle;
+mod cgroup;
 mod delete;
 mod events;
+mod guest;
 mod pod;
 mod process;
 mod serve;

@@ -15,16 +15,15 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
-use sandbox::bundle::{Bundle, process_for_guest, rootfs};
-use sandbox::{
-    Changes, ContainerRequest, EventSink, Exit, Pod as Vm, PodConfig, PodEvent, Rootfs, Share,
-    sizing,
-};
+use sandbox::bundle::{Bundle, process_for_guest};
+use sandbox::{EventSink, Exit, Pod as Vm, PodConfig, PodEvent, sizing};
 use tokio::sync::{Notify, mpsc};
 
 use crate::args::Args;
 use crate::bundle::{self, Role};
+use crate::cgroup::Cgroup;
 use crate::events::{Publisher, task_io};
+use crate::guest::{self, Pause, Template};
 use crate::process::{Ended, Process, timestamp};
 use crate::streams::{Paths, Streams};
 use crate::task::{Kind, Task};
@@ -43,6 +42,8 @@ pub struct Pod {
     /// Told when the shim has nothing more to do.
     pub over: Notify,
     vm: OnceLock<Arc<Vm>>,
+    cgroup: OnceLock<Cgroup>,
+    pause: OnceLock<Arc<Pause>>,
     /// Held while the VM starts.
     starting: tokio::sync::Mutex<()>,
     tasks: Mutex<HashMap<String, Arc<Task>>>,
@@ -76,6 +77,8 @@ impl Pod {
             publisher,
             over: Notify::new(),
             vm: OnceLock::new(),
+            cgroup: OnceLock::new(),
+            pause: OnceLock::new(),
             starting: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(HashMap::new()),
             news,
@@ -149,21 +152,18 @@ impl Pod {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
+        if !matches!(role, Role::Member(_)) {
+            self.start_vm(&bundle, &role).await?;
+        }
+        let template = Template::new(bundle, request);
         let task = match role {
             Role::Sandbox => {
-                self.start_vm(&bundle, &role).await?;
-                Task::new(
-                    &request.id,
-                    dir,
-                    Kind::Sandbox,
-                    Process::new(paths, None, None),
-                )
+                let _ = self.pause.set(Arc::new(Pause::new(template)));
+                let init = Process::new(paths, None, None);
+                Task::new(&request.id, dir, Kind::Sandbox, init)
             }
-            Role::Member(_) => self.container(request, dir, &bundle, paths, false).await?,
-            Role::Alone => {
-                self.start_vm(&bundle, &role).await?;
-                self.container(request, dir, &bundle, paths, true).await?
-            }
+            Role::Member(_) => self.container(&request.id, template, paths, false).await?,
+            Role::Alone => self.container(&request.id, template, paths, true).await?,
         };
         self.publisher.publish(&TaskCreate {
             container_id: request.id.clone(),
@@ -184,6 +184,9 @@ impl Pod {
         }
         // What no guest can have is refused before one is started.
         bundle.for_guest("check", |_| true)?;
+        if let Some(path) = bundle.cgroups_path().filter(|path| !path.is_empty()) {
+            let _ = self.cgroup.set(Cgroup::enter(path)?);
+        }
         let size = sizing::size(sizing::Base::default(), bundle::limits(bundle, role))
             .context("the pod's limits")?;
         let mut config = PodConfig::new(&self.args.id);
@@ -214,60 +217,24 @@ impl Pod {
 
     async fn container(
         &self,
-        request: &CreateTaskRequest,
-        dir: PathBuf,
-        bundle: &Bundle,
+        id: &str,
+        template: Template,
         paths: Paths,
         alone: bool,
     ) -> anyhow::Result<Task> {
         let vm = Arc::clone(self.vm().context("the pod has no VM")?);
-        let id = request.id.clone();
-        let guest = bundle.for_guest(&id, |path| bundle::is_pod_shm(bundle, path))?;
-        if guest.joins_pid_namespace {
-            bail!("shareProcessNamespace is not supported yet");
-        }
-        let mounts: Vec<_> = request
-            .rootfs
-            .iter()
-            .map(|mount| rootfs::Mount {
-                kind: mount.type_.clone(),
-                source: mount.source.clone(),
-                options: mount.options.clone(),
-            })
-            .collect();
-        let root_dir = bundle.root_dir(&dir);
-        let stdio = paths.stdio();
-        let wanted = id.clone();
-        let (process, shares) = blocking(move || -> anyhow::Result<_> {
-            let root_name = format!("{wanted}-rootfs");
-            let root = rootfs::share(&root_name, &root_dir, &mounts)?;
-            let mut shared = Shared::new(&vm);
-            shared.add(root)?;
-            for share in guest.shares {
-                shared.add(share)?;
-            }
-            let process = vm.create(ContainerRequest {
-                id: wanted,
-                spec_json: guest.spec_json,
-                rootfs: Rootfs {
-                    share: root_name,
-                    changes: Changes::Host,
-                },
-                stdio,
-                pid_namespace_of: None,
-                seccomp: guest.seccomp,
-            })?;
-            Ok((process, shared.keep()))
-        })
-        .await??;
-        let vm = self.vm().context("the pod has no VM")?;
+        let (name, dir, stdio) = (id.to_owned(), template.dir.clone(), paths.stdio());
+        let pause = self.pause.get().cloned();
+        let handle = vm.container(id);
+        let (process, shares) =
+            blocking(move || guest::create(&vm, &name, &template, pause.as_deref(), stdio))
+                .await??;
         let kind = Kind::Container {
-            handle: vm.container(&id),
+            handle,
             shares,
             alone,
         };
-        let init = connect(process, paths)?;
-        Ok(Task::new(&id, dir, kind, init))
+        Ok(Task::new(id, dir, kind, connect(process, paths)?))
     }
 
     /// Adds a process to the task `task`.
@@ -311,6 +278,13 @@ impl Pod {
             let _ = blocking(move || vm.stop()).await;
         }
         self.all_ended(status).await;
+    }
+
+    /// Gives back what the pod had of the host. Nothing of it runs any more.
+    pub fn leave(&self) {
+        if let Some(cgroup) = self.cgroup.get() {
+            cgroup.leave();
+        }
     }
 
     async fn exited(&self, container: &str, exec: &str, exit: Exit) {
@@ -363,39 +337,6 @@ impl Pod {
                 container_id: container.to_owned(),
                 ..Default::default()
             });
-        }
-    }
-}
-
-/// Shares that are taken away again unless they are kept.
-struct Shared<'a> {
-    vm: &'a Vm,
-    names: Vec<String>,
-}
-
-impl<'a> Shared<'a> {
-    fn new(vm: &'a Vm) -> Self {
-        Self {
-            vm,
-            names: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, share: Share) -> anyhow::Result<()> {
-        self.vm.add_share(&share)?;
-        self.names.push(share.name);
-        Ok(())
-    }
-
-    fn keep(mut self) -> Vec<String> {
-        std::mem::take(&mut self.names)
-    }
-}
-
-impl Drop for Shared<'_> {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = self.vm.remove_share(name);
         }
     }
 }

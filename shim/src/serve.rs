@@ -66,6 +66,7 @@ async fn serve(args: &Args, listener: UnixListener) -> anyhow::Result<()> {
     pod.over.notified().await;
     tokio::time::sleep(LAST_ANSWER).await;
     pod.stop(0).await;
+    pod.leave();
     pod.publisher.close().await;
     listening.abort();
     Ok(())
