@@ -12,7 +12,8 @@
 //! - `server`: the event loop, which is the agent's only thread, and who is alive.
 //! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
-//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `lifeline`: events for the host.
+//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `cpus`, `stats`: of
+//!   the guest and its containers. `lifeline`: events for the host.
 //! - `sys`: system calls that need `unsafe`.
 //!
 //! *First process*: the fork of the agent that becomes a container's command. *Further process*: one that
@@ -20,6 +21,7 @@
 //! container's mount namespace where its root file system is put together.
 
 mod container;
+mod cpus;
 mod events;
 pub mod guest;
 mod init;
@@ -29,6 +31,7 @@ mod opening;
 mod pod;
 mod rpc;
 mod server;
+mod stats;
 mod stdio;
 mod sys;
 mod transport;

@@ -29,7 +29,7 @@ use crate::stdio::Streams;
 use crate::sys::process::Child;
 use process::Role;
 
-pub(crate) use cgroup::{Cgroup, prepare as prepare_cgroups};
+pub(crate) use cgroup::{Cgroup, HIERARCHY, prepare as prepare_cgroups};
 pub(crate) use filesystem::{DevicePlan, MountPlan, MountSource};
 pub(crate) use handshake::{Message, send as send_message, wait_for_start as receive_start};
 pub(crate) use plan::{
@@ -149,6 +149,11 @@ impl Container {
         });
         let process = spawned.map_err(|error| Refusal::internal(format!("process: {error}")))?;
         Ok(entry.insert(process))
+    }
+
+    /// Its cgroup.
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
     }
 
     /// The process that the host knows by `exec_id`, or the first one if that is empty.

@@ -82,6 +82,13 @@ impl Registry {
         self.0.values_mut()
     }
 
+    /// Those that the host knows, with their names.
+    pub(crate) fn visible(&self) -> impl Iterator<Item = (&ContainerId, &Container)> {
+        self.0
+            .iter()
+            .filter(|(_, container)| container.is_visible())
+    }
+
     /// Those that have a process which has not ended.
     pub(crate) fn alive(&mut self) -> impl Iterator<Item = &mut Container> {
         self.all().filter(|container| container.is_alive())

@@ -1,4 +1,4 @@
-//! The methods of service Agent.
+//! The methods of service Agent: which there are, and those about processes.
 
 use agent_protocol::proto::{
     CloseStdinRequest, CloseStdinResponse, CreateContainerRequest, CreateContainerResponse,
@@ -13,7 +13,7 @@ use protobuf::Message;
 use ttrpc::Request;
 
 use super::codec::Incoming;
-use super::{Refusal, ReplyTo};
+use super::{Refusal, ReplyTo, resources};
 use crate::container::{
     Answer, Container, Fate, Outcome, Plan, Process, container_id, exec_id, window_size,
 };
@@ -23,7 +23,7 @@ use crate::pod;
 use crate::server::Agent;
 
 /// A method's answer; none if it comes later.
-type Reply<T> = Result<Option<T>, Refusal>;
+pub(super) type Reply<T> = Result<Option<T>, Refusal>;
 
 /// Reads a connection and carries out what it asks for. False at its end.
 pub(crate) fn serve(agent: &mut Agent, id: u64) -> bool {
@@ -114,6 +114,7 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
         "SignalContainer" => method(payload, |request| signal(agent, &request)),
         "ResizePty" => method(payload, |request| resize(agent, &request)),
         "CloseStdin" => method(payload, |request| close_stdin(agent, &request)),
+        "Stats" => method(payload, |request| resources::stats(agent, &request)),
         "RemoveContainer" => method(payload, |request| remove(agent, reply, &request)),
         "PowerOff" => method(payload, |request| power_off(agent, &request)),
         other => Err(Refusal::unimplemented(format!("method {other:?}"))),
