@@ -15,8 +15,15 @@
 //! `cri-result`, subject, case, what it is about, handler, outcome, explanation.
 
 mod case;
+mod ctr;
+mod life;
 mod manifests;
 mod network;
+mod resources;
+mod security;
+mod stats;
+mod storage;
+mod streams;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,8 +38,18 @@ use podvmm_cri_tests::{Handler, pod, spec};
 use case::{Case, Run};
 
 /// All cases, by subject.
-const SUBJECTS: [(&str, &[Case]); 2] =
-    [("manifests", manifests::CASES), ("network", network::CASES)];
+const SUBJECTS: [(&str, &[Case]); 10] = [
+    ("manifests", manifests::CASES),
+    ("network", network::CASES),
+    ("streams", streams::CASES),
+    ("stats", stats::CASES),
+    ("resources", resources::CASES),
+    ("storage", storage::CASES),
+    ("security", security::CASES),
+    ("life", life::CASES),
+    ("faults", life::FAULTS),
+    ("ctr", ctr::CASES),
+];
 
 fn main() -> ExitCode {
     match run(Arguments::from_args()) {

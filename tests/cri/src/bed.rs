@@ -83,7 +83,7 @@ impl Bed {
         self.until_ready()
     }
 
-    /// Stops containerd for good.
+    /// Stops containerd, if it has not been.
     ///
     /// # Errors
     ///
@@ -183,6 +183,9 @@ fn spawn(log: &Path, guest: &Path) -> Result<Child> {
 }
 
 fn stop(containerd: &mut Child) -> Result<()> {
+    if containerd.try_wait()?.is_some() {
+        return Ok(());
+    }
     kill_process(Pid::from_child(containerd), Signal::TERM).context("SIGTERM to containerd")?;
     let status = wait::until(10, "containerd has ended", || Ok(containerd.try_wait()?))?;
     ensure!(status.success(), "containerd ended with {status}");

@@ -17,17 +17,18 @@ use crate::wait::slowness;
 /// Standard input, towards the container.
 pub const STDIN: u8 = 0;
 /// Standard output; with a terminal, everything.
-pub const STDOUT: u8 = 1;
+const STDOUT: u8 = 1;
 /// Standard error.
-pub const STDERR: u8 = 2;
+const STDERR: u8 = 2;
 /// How it ended, as JSON, from the server.
-pub const ERROR: u8 = 3;
+const ERROR: u8 = 3;
 /// The terminal's size, as JSON, towards the server.
 const RESIZE: u8 = 4;
 
 /// A connection to the streaming server.
 pub struct Stream {
     socket: WebSocket<TcpStream>,
+    kept: Transcript,
 }
 
 /// Everything that came until the server closed the connection.
@@ -61,7 +62,10 @@ impl Stream {
         );
         let (socket, _) = tungstenite::client(request, tcp)
             .map_err(|error| anyhow!("WebSocket to {url}: {error}"))?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            kept: Transcript::default(),
+        })
     }
 
     /// Sends to a channel.
@@ -112,28 +116,21 @@ impl Stream {
         }
     }
 
-    /// Reads a channel until it has this; answers with everything that it had.
+    /// Reads until standard output has this; answers with everything that it had. What comes on the
+    /// other channels meanwhile is kept for [`Stream::rest`].
     ///
     /// # Errors
     ///
     /// If the connection ends first.
-    pub fn read_until(&mut self, channel: u8, text: &str) -> Result<String> {
-        let mut seen = Vec::new();
+    pub fn read_until(&mut self, text: &str) -> Result<String> {
         loop {
-            let Some((from, bytes)) = self.receive()? else {
-                bail!(
-                    "the stream ended before {text:?}; channel {channel} had {:?}",
-                    String::from_utf8_lossy(&seen),
-                );
-            };
-            if from == channel {
-                seen.extend(bytes);
-            } else if from == ERROR && !bytes.is_empty() {
-                bail!("ended before {text:?}: {}", String::from_utf8_lossy(&bytes));
-            }
-            let so_far = String::from_utf8_lossy(&seen);
+            let so_far = String::from_utf8_lossy(&self.kept.stdout).into_owned();
             if so_far.contains(text) {
-                return Ok(so_far.into_owned());
+                self.kept.stdout.clear();
+                return Ok(so_far);
+            }
+            if !self.keep_next()? {
+                bail!("the stream ended before {text:?}: {:?}", self.kept);
             }
         }
     }
@@ -144,16 +141,22 @@ impl Stream {
     ///
     /// If the connection breaks, or has channels that exec and attach do not have.
     pub fn rest(mut self) -> Result<Transcript> {
-        let mut transcript = Transcript::default();
-        while let Some((channel, bytes)) = self.receive()? {
-            match channel {
-                STDOUT => transcript.stdout.extend(bytes),
-                STDERR => transcript.stderr.extend(bytes),
-                ERROR => transcript.status += &String::from_utf8_lossy(&bytes),
-                other => bail!("a message on channel {other}"),
-            }
+        while self.keep_next()? {}
+        Ok(self.kept)
+    }
+
+    /// Keeps one message; whether there was one.
+    fn keep_next(&mut self) -> Result<bool> {
+        let Some((channel, bytes)) = self.receive()? else {
+            return Ok(false);
+        };
+        match channel {
+            STDOUT => self.kept.stdout.extend(bytes),
+            STDERR => self.kept.stderr.extend(bytes),
+            ERROR => self.kept.status += &String::from_utf8_lossy(&bytes),
+            other => bail!("a message on channel {other}"),
         }
-        Ok(transcript)
+        Ok(true)
     }
 }
 
