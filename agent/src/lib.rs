@@ -12,8 +12,8 @@
 //! - `server`: the event loop, which is the agent's only thread, and who is alive.
 //! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
-//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `cpus`, `stats`: of
-//!   the guest and its containers. `lifeline`: events for the host.
+//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `network`: its
+//!   interfaces and routes. `cpus`, `stats`: of the guest and its containers. `lifeline`: events for the host.
 //! - `sys`: system calls that need `unsafe`.
 //!
 //! *First process*: the fork of the agent that becomes a container's command. *Further process*: one that
@@ -27,6 +27,7 @@ pub mod guest;
 mod init;
 mod kmsg;
 mod lifeline;
+mod network;
 mod opening;
 mod pod;
 mod rpc;

@@ -1,10 +1,18 @@
 //! The methods of service Agent about what containers and the guest have and use.
 
-use agent_protocol::proto::{StatsRequest, StatsResponse};
+use agent_protocol::proto::{
+    SetupNetworkRequest, SetupNetworkResponse, StatsRequest, StatsResponse,
+};
 
 use super::service::Reply;
+use crate::network;
 use crate::server::Agent;
 use crate::stats;
+
+pub(super) fn set_up_network(request: &SetupNetworkRequest) -> Reply<SetupNetworkResponse> {
+    network::set_up(request)?;
+    Ok(Some(SetupNetworkResponse::new()))
+}
 
 pub(super) fn stats(agent: &mut Agent, request: &StatsRequest) -> Reply<StatsResponse> {
     let id = request.container_id.as_str();

@@ -107,6 +107,7 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
     }
     match request.method.as_str() {
         "SetupPod" => method(payload, |request| setup_pod(agent, &request)),
+        "SetupNetwork" => method(payload, |request| resources::set_up_network(&request)),
         "CreateContainer" => method(payload, |request| create(agent, reply, &request)),
         "ExecProcess" => method(payload, |request| exec(agent, reply, &request)),
         "StartContainer" => method(payload, |request| start(agent, reply, &request)),

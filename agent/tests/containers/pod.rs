@@ -95,7 +95,7 @@ impl Pod {
         fs::create_dir(&cgroup).unwrap();
         let listener = UnixListener::bind(directory.path().join("lifeline.sock")).unwrap();
         let script = "echo $$ > \"$1\"/cgroup.procs && shift && \
-                      exec unshare -mpCf --kill-child --propagation private --mount-proc \"$@\"";
+                      exec unshare -mpnCf --kill-child --propagation private --mount-proc \"$@\"";
         let mut process = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(&cgroup)
