@@ -1,5 +1,6 @@
 //! What a pod is made of.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -158,6 +159,10 @@ pub struct PodConfig {
     pub memory: MemorySize,
     /// The guest's host name; empty for the pod's name.
     pub hostname: String,
+    /// Kernel parameters of the whole guest, such as `net.ipv4.ip_unprivileged_port_start`.
+    pub sysctls: BTreeMap<String, String>,
+    /// Bytes of the pod's shared memory, `/dev/shm`; half of the guest's memory if none is named.
+    pub shm_size: Option<u64>,
     /// Kernel and initramfs.
     pub assets: GuestAssets,
     /// Where the guest's console is copied to.
@@ -189,6 +194,8 @@ impl PodConfig {
             vcpus,
             memory,
             hostname: String::new(),
+            sysctls: BTreeMap::new(),
+            shm_size: None,
             assets: GuestAssets::default(),
             console: None,
             shares: Vec::new(),

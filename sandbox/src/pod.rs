@@ -252,6 +252,8 @@ impl Pod {
         let setup = SetupPodRequest {
             hostname,
             share_tag: SHARE_TAG.to_owned(),
+            sysctls: config.sysctls.clone().into_iter().collect(),
+            shm_size: config.shm_size.unwrap_or(0),
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
             ..Default::default()
         };

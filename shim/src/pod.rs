@@ -194,6 +194,10 @@ impl Pod {
         config.vcpus = size.vcpus;
         config.memory = size.memory;
         config.hostname = bundle.hostname().unwrap_or_default().to_owned();
+        if *role == Role::Sandbox {
+            config.sysctls = bundle.sysctls();
+            config.shm_size = bundle::shm_size(bundle);
+        }
         config.boot_timeout = BOOT_TIMEOUT;
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();
@@ -298,8 +302,8 @@ impl Pod {
             status: exit.code.into(),
             at: SystemTime::now(),
         };
-        if exit.oom_killed && exec.is_empty() {
-            log::info!("container {container} was out of memory");
+        if exit.oom_killed {
+            self.oom_killed(container);
         }
         self.ended(&task, exec, &process, ended).await;
     }

@@ -125,6 +125,8 @@ fn fs(tag: &str, vcpus: u64, shares: Vec<(&LaunchShare, OwnedFd)>) -> Result<Fs,
         tag: tag.to_owned(),
         // The guest picks a queue by CPU; each is a thread here.
         request_queues: vcpus.clamp(1, MAX_FS_QUEUES) as u16,
+        // A container's volumes are file systems of their own, as they are on a host.
+        announce_submounts: true,
         ..Default::default()
     };
     let config = FsConfig::try_from(settings).map_err(|error| with_causes(&error))?;
