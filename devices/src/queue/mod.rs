@@ -215,6 +215,12 @@ impl ActiveQueue {
         self.index
     }
 
+    /// Number of its descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
     /// The doorbell.
     #[must_use]
     pub fn kick(&self) -> &EventFd {
