@@ -1,4 +1,4 @@
-//! A pair of sockets in a tap's place: it moves one frame per call, as a tap does.
+//! The network's end: of a pair of sockets in a tap's place, or of a real tap.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::net::spec::{HEADER_SIZE, Header, MAX_FRAME};
-use crate::net::{NetBackend, Offloads};
+use crate::net::{NetBackend, Offloads, Tap};
+
+/// What a packet socket has before a frame: a header without its last field.
+const PACKET_HEADER: usize = 10;
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,6 +48,7 @@ impl NetBackend for SocketBackend {
 #[derive(Debug)]
 pub struct Host {
     socket: OwnedFd,
+    header_size: usize,
     told: Arc<Mutex<Offloads>>,
     buffer: Vec<u8>,
 }
@@ -76,6 +80,7 @@ impl Host {
         let told = Arc::default();
         let host = Self {
             socket: ours,
+            header_size: HEADER_SIZE,
             told: Arc::clone(&told),
             buffer: vec![0; MAX_FRAME],
         };
@@ -87,7 +92,25 @@ impl Host {
         (host, Arc::new(backend))
     }
 
-    /// What the guest takes, as the device has said.
+    /// A tap in a network namespace of its own, and a packet socket as the network behind it.
+    ///
+    /// # Errors
+    /// When this process may not make them.
+    ///
+    /// # Panics
+    /// When the tap is of another kind than was asked for.
+    pub fn tap() -> io::Result<(Self, Arc<Tap>)> {
+        let (tap, socket) = super::tap::make()?;
+        let host = Self {
+            socket,
+            header_size: PACKET_HEADER,
+            told: Arc::default(),
+            buffer: vec![0; MAX_FRAME],
+        };
+        Ok((host, Arc::new(Tap::new(tap).expect("a tap"))))
+    }
+
+    /// What the guest takes, as the device has said to a pair of sockets.
     #[must_use]
     pub fn guest_offloads(&self) -> Offloads {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,7 +121,8 @@ impl Host {
     /// # Panics
     /// When the device's end is gone.
     pub fn try_send(&self, header: &Header, frame: &[u8]) -> bool {
-        let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(frame)];
+        let header = &header.as_bytes()[..self.header_size];
+        let parts = [IoSlice::new(header), IoSlice::new(frame)];
         match writev(&self.socket, &parts) {
             Ok(_) => true,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => false,
@@ -122,11 +146,11 @@ impl Host {
     pub fn try_receive(&mut self) -> Option<(Header, usize)> {
         let mut header = Header::new_zeroed();
         let mut parts = [
-            IoSliceMut::new(header.as_mut_bytes()),
+            IoSliceMut::new(&mut header.as_mut_bytes()[..self.header_size]),
             IoSliceMut::new(&mut self.buffer),
         ];
         match readv(&self.socket, &mut parts) {
-            Ok(len) if len >= HEADER_SIZE => Some((header, len - HEADER_SIZE)),
+            Ok(len) if len >= self.header_size => Some((header, len - self.header_size)),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a test kit reports by panicking")]
 
 mod host;
+mod tap;
 
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
