@@ -1,4 +1,9 @@
 //! The network's end: of a pair of sockets in a tap's place, or of a real tap.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test kit reports by panicking"
+)]
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
