@@ -17,6 +17,7 @@
 //! - [`rundir`]: the pod's directory on the host, and who owns it.
 //! - [`control`]: the messages between sandbox and VMM process.
 //! - [`pod`], [`container`]: their lives.
+//! - [`net`]: a network namespace that becomes the guest's network.
 //! - [`oci`]: the OCI configuration of a container.
 //! - [`logging`]: the log of both processes.
 //! - [`kvm`]: opening `/dev/kvm`, and why it could not be.
@@ -43,6 +44,7 @@ pub mod kvm;
 mod launch;
 mod lifeline;
 pub mod logging;
+pub mod net;
 pub mod oci;
 pub mod pod;
 pub mod rundir;
@@ -50,5 +52,6 @@ pub mod rundir;
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};
 pub use container::{Container, ContainerError, ContainerHandle, Exit, StartFailure};
+pub use net::{NetError, Netns, PodNetwork};
 pub use oci::{ContainerConfig, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};
