@@ -7,10 +7,12 @@
 
 mod agent;
 mod config;
+mod exec;
 mod files;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod network;
 mod pod;
 mod process;
 mod streams;
@@ -29,18 +31,25 @@ fn main() -> ExitCode {
     {
         return agent::run(directory.as_ref());
     }
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let filters: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let cases: Vec<Case> = [
         lifecycle::CASES,
         streams::CASES,
         process::CASES,
+        exec::CASES,
         files::CASES,
         hostile::CASES,
         limits::CASES,
+        network::CASES,
     ]
     .concat()
     .into_iter()
-    .filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())))
+    .filter(|(name, _)| {
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    })
     .collect();
     if arguments.iter().any(|argument| argument == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -58,11 +67,17 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    let no_limits = pod::missing_controllers(&limits::CONTROLLERS);
+    let needs = [
+        (
+            limits::CASES,
+            pod::missing_controllers(&limits::CONTROLLERS),
+        ),
+        (network::CASES, network::missing()),
+    ];
     for case in &cases {
-        let needs_limits = limits::CASES.iter().any(|(name, _)| *name == case.0);
-        match &no_limits {
-            Some(reason) if needs_limits => {
+        let is_in = |group: &[Case]| group.iter().any(|(name, _)| *name == case.0);
+        match needs.iter().find(|(group, _)| is_in(group)) {
+            Some((_, Some(reason))) => {
                 println!("test {} ... skipped: {reason}", case.0);
                 skipped += 1;
             }
