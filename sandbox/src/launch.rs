@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use devices::net::{NetConfig, RateLimit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -16,6 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::assets;
 use crate::config::PodConfig;
 use crate::control::{self, End, GuestFile, Launch, LaunchShare, Report};
+use crate::net::{Interface, PodNetwork};
 use crate::pod::PodError;
 use crate::rundir::RunDir;
 
@@ -50,6 +52,8 @@ pub struct Resources {
     pub initrd: (PathBuf, File),
     /// Where host programs reach the guest.
     pub vsock: UnixListener,
+    /// The pod's network, if it has one.
+    pub network: Option<PodNetwork>,
 }
 
 impl VmmProcess {
@@ -113,6 +117,10 @@ impl VmmProcess {
             read_only: share.read_only,
             unchanging: share.unchanging,
         });
+        let (interfaces, taps) = match &resources.network {
+            Some(network) => (&network.interfaces[..], &network.taps[..]),
+            None => (&[][..], &[][..]),
+        };
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
@@ -121,6 +129,7 @@ impl VmmProcess {
             vsock_path: dir.vsock().display().to_string(),
             share_tag: SHARE_TAG.to_owned(),
             shares: shares.collect(),
+            nets: interfaces.iter().map(net_config).collect(),
             runtime_dir: dir.path().display().to_string(),
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
@@ -131,6 +140,7 @@ impl VmmProcess {
         ];
         fds.extend(config.console.iter().map(AsFd::as_fd));
         fds.extend(config.shares.iter().map(|share| share.file.as_fd()));
+        fds.extend(taps.iter().map(AsFd::as_fd));
         control::send(&self.control, &launch, &fds).map_err(|source| PodError::StartVmm { source })
     }
 
@@ -223,6 +233,15 @@ impl Drop for VmmProcess {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+fn net_config(interface: &Interface) -> NetConfig {
+    NetConfig {
+        mac: interface.mac,
+        mtu: interface.mtu,
+        rx_limit: RateLimit::default(),
+        tx_limit: RateLimit::default(),
     }
 }
 

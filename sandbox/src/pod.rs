@@ -18,6 +18,7 @@ use crate::control::End;
 use crate::kvm::{self, KvmError};
 use crate::launch::{Resources, SHARE_TAG, VmmProcess};
 use crate::lifeline::{Awaiting, LastWords};
+use crate::net::{NetError, PodNetwork};
 use crate::oci::ContainerConfig;
 use crate::rundir::{RunDir, RunDirError};
 
@@ -64,6 +65,9 @@ pub enum PodError {
     /// A host path could not be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The network could not be had.
+    #[error(transparent)]
+    Network(#[from] NetError),
     /// The runtime directory could not be had.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
@@ -170,12 +174,13 @@ fn tail(console: &str) -> String {
 
 /// A running pod. Dropping it ends the VM at once.
 pub struct Pod {
-    // Order matters: the agent's connection goes before the VM, the VM before the directory.
+    // Order matters: the agent's connection goes before the VM, the VM before network and directory.
     agent: AgentClient,
     vmm: VmmProcess,
     last_words: LastWords,
     kernel_release: String,
     writable_share: bool,
+    network: Option<PodNetwork>,
     dir: RunDir,
 }
 
@@ -184,7 +189,7 @@ impl Pod {
     ///
     /// # Errors
     /// [`PodError`]; nothing is left behind.
-    pub fn start(config: PodConfig) -> Result<Self, PodError> {
+    pub fn start(mut config: PodConfig) -> Result<Self, PodError> {
         // What can be wrong with the request comes before what can be wrong with the machine.
         let kernel = open("--kernel", config.assets.kernel()?)?;
         let initrd = open("--initrd", config.assets.initrd()?)?;
@@ -192,13 +197,20 @@ impl Pod {
         let kvm = kvm::open()?;
         let vsock = UnixListener::bind(dir.vsock()).map_err(PodError::Connect)?;
         let awaiting = Awaiting::listen(&dir.vsock()).map_err(PodError::Connect)?;
-        let resources = Resources {
+        let network = config.network.take().map(PodNetwork::join).transpose()?;
+        let mut resources = Resources {
             kvm,
             kernel,
             initrd,
             vsock,
+            network,
         };
         let mut vmm = VmmProcess::start(&config, &dir, &resources)?;
+        let mut network = resources.network.take();
+        if let Some(network) = &mut network {
+            // They are the VMM's alone, and gone with it.
+            network.taps.clear();
+        }
         let (hello, last_words) = awaiting.hello(
             &mut vmm,
             config.boot_timeout,
@@ -215,6 +227,7 @@ impl Pod {
             last_words,
             kernel_release: hello.kernel_release,
             writable_share: config.has_writable_share(),
+            network,
             dir,
         };
         pod.set_up(&config)?;
@@ -252,6 +265,14 @@ impl Pod {
                 call: "SetupPod",
                 source,
             })?;
+        if let Some(network) = &self.network {
+            self.agent
+                .setup_network(call_context(), &network.request())
+                .map_err(|source| PodError::Call {
+                    call: "SetupNetwork",
+                    source,
+                })?;
+        }
         Ok(())
     }
 
@@ -327,10 +348,15 @@ impl Pod {
             }
         }
         let Self {
-            agent, vmm, dir, ..
+            agent,
+            vmm,
+            network,
+            dir,
+            ..
         } = self;
         let end = vmm.stop();
         drop(agent);
+        drop(network);
         drop(dir);
         Ok(end)
     }

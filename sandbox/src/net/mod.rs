@@ -34,6 +34,7 @@ mod link;
 mod netlink;
 mod netns;
 mod redirect;
+mod request;
 mod route;
 mod sys;
 #[cfg(test)]
@@ -47,7 +48,7 @@ use std::sync::Arc;
 use devices::net::{InvalidNetConfig, MacAddress, Mtu};
 
 pub use error::NetError;
-use link::Link;
+use link::{Address, Link};
 use netlink::Netlink;
 pub use netlink::{Errno, NetlinkError};
 pub use netns::Netns;
@@ -100,7 +101,7 @@ impl Scope {
 }
 
 /// An interface that the guest gets.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name, here and in the guest.
     pub name: String,
@@ -112,8 +113,6 @@ pub struct Interface {
     pub addresses: Vec<IpPrefix>,
     /// Whether it has IPv6 at all.
     pub has_ipv6: bool,
-    /// Where its frames come out.
-    pub tap: OwnedFd,
 }
 
 /// A route that the guest gets.
@@ -157,6 +156,9 @@ pub struct PodNetwork {
     pub routes: Vec<Route>,
     /// Permanent neighbours.
     pub neighbours: Vec<Neighbour>,
+    /// Where the interfaces' frames come out, in the order of the interfaces. A tap lives as long as
+    /// its descriptor: whoever serves it takes it from here.
+    pub taps: Vec<OwnedFd>,
     _redirections: Redirections,
 }
 
@@ -232,19 +234,10 @@ fn join_here(netns: Arc<Netns>) -> Result<PodNetwork, NetError> {
         taps: Vec::new(),
     };
     let mut interfaces = Vec::with_capacity(wanted.len());
+    let mut taps = Vec::with_capacity(wanted.len());
     for link in &wanted {
-        let of_link = addresses
-            .iter()
-            .filter(|address| address.index == link.index);
-        let of_link: Vec<_> = of_link.map(|address| address.prefix).collect();
-        interfaces.push(Interface {
-            name: link.name.clone(),
-            mac: link.mac().map_err(unusable(link))?,
-            mtu: Mtu::try_from(link.mtu).map_err(unusable(link))?,
-            has_ipv6: has_ipv6(&link.name, &of_link),
-            addresses: of_link,
-            tap: connect(&mut netlink, link, &mut redirections)?,
-        });
+        interfaces.push(interface(link, &addresses)?);
+        taps.push(connect(&mut netlink, link, &mut redirections)?);
     }
     let name = |index| {
         let link = wanted.iter().find(|link| link.index == index);
@@ -273,18 +266,31 @@ fn join_here(netns: Arc<Netns>) -> Result<PodNetwork, NetError> {
         routes: in_order(routes.collect()),
         neighbours: neighbours.collect(),
         interfaces,
+        taps,
         _redirections: redirections,
     })
 }
 
+fn interface(link: &Link, addresses: &[Address]) -> Result<Interface, NetError> {
+    let of_link = addresses
+        .iter()
+        .filter(|address| address.index == link.index);
+    let addresses: Vec<_> = of_link.map(|address| address.prefix).collect();
+    Ok(Interface {
+        name: link.name.clone(),
+        mac: link.mac().map_err(unusable(link))?,
+        mtu: Mtu::try_from(link.mtu).map_err(unusable(link))?,
+        has_ipv6: has_ipv6(&link.name, &addresses),
+        addresses,
+    })
+}
+
 /// Whether an interface of this thread's namespace has IPv6. Its link-local address may still be on
-/// its way, so the addresses are asked only where procfs is not in sight.
+/// its way, so the setting is asked too.
 fn has_ipv6(interface: &str, addresses: &[IpPrefix]) -> bool {
     let setting = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
-    match std::fs::read_to_string(setting) {
-        Ok(text) => text.trim() == "0",
-        Err(_) => addresses.iter().any(|prefix| prefix.address.is_ipv6()),
-    }
+    let has_address = addresses.iter().any(|prefix| prefix.address.is_ipv6());
+    has_address || std::fs::read_to_string(setting).is_ok_and(|text| text.trim() == "0")
 }
 
 /// What a gateway is reached by comes before the routes through it.

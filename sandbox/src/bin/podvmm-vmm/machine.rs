@@ -5,8 +5,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use devices::fs::{CachePolicy, Export, Fs, FsConfig, FsSettings};
+use devices::net::{Net, NetConfig, Tap};
 use devices::rng::Rng;
 use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
@@ -78,6 +80,11 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
         .iter()
         .map(|share| Ok((share, next(&share.name)?)))
         .collect::<Result<Vec<_>, String>>()?;
+    let nets = launch
+        .nets
+        .iter()
+        .map(|config| net(*config, next("a network interface")?))
+        .collect::<Result<Vec<_>, String>>()?;
 
     let mut builder = VmBuilder::new(kernel)
         .kvm(kvm)
@@ -88,10 +95,18 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
         .device(Box::new(vsock(listener, &launch.vsock_path)?))
         .device(Box::new(fs(&launch.share_tag, launch.vcpus, shares)?))
         .device(Box::new(Rng));
+    for net in nets {
+        builder = builder.device(Box::new(net));
+    }
     if let Some(console) = console {
         builder = builder.console(console);
     }
     Ok(builder.build()?)
+}
+
+fn net(config: NetConfig, tap: OwnedFd) -> Result<Net, String> {
+    let tap = Tap::new(tap).map_err(|error| with_causes(&error))?;
+    Ok(Net::new(config, Arc::new(tap)))
 }
 
 fn vsock(listener: UnixListener, path: &str) -> Result<Vsock, String> {

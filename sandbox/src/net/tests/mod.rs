@@ -14,9 +14,9 @@ use place::{GATEWAY_MAC, MAC, Place, octets, places, veth};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The answer of `network` to an ARP request that the guest sends by its tap.
-fn arp(interface: &Interface, from: &str, to: &str) -> Vec<u8> {
-    let mut tap = std::fs::File::from(interface.tap.try_clone().unwrap());
-    let mac = interface.mac.octets();
+fn arp(joined: &PodNetwork, number: usize, from: &str, to: &str) -> Vec<u8> {
+    let mut tap = std::fs::File::from(joined.taps[number].try_clone().unwrap());
+    let mac = joined.interfaces[number].mac.octets();
     // A header of 10 bytes is what a tap has until it is told otherwise.
     let mut frame = vec![0; 10];
     frame.extend_from_slice(&[0xff; 6]);
@@ -94,7 +94,7 @@ fn a_pod_gets_what_its_namespace_has() {
     };
     assert_eq!(joined.neighbours, [expected]);
     // Frames pass, both ways.
-    let answer = arp(eth0, "192.0.2.7", "192.0.2.1");
+    let answer = arp(&joined, 0, "192.0.2.7", "192.0.2.1");
     assert_eq!(answer[..6], MAC);
     assert_eq!(answer[28..32], [192, 0, 2, 1]);
 }
@@ -123,7 +123,7 @@ fn nothing_stays_behind_and_a_namespace_can_be_joined_again() {
         let joined = PodNetwork::join(pod.netns()).unwrap();
         assert_eq!(pod.links().len(), before + 1);
         assert_eq!(pod.ingress("eth0"), Ingress::Ours);
-        arp(&joined.interfaces[0], "192.0.2.7", "192.0.2.1");
+        arp(&joined, 0, "192.0.2.7", "192.0.2.1");
         drop(joined);
         assert_eq!(pod.links().len(), before);
         assert_eq!(pod.ingress("eth0"), Ingress::Free);
@@ -137,15 +137,15 @@ fn what_a_killed_process_left_is_replaced() {
     };
     network.address("eth0-peer", "192.0.2.1", 24);
     let PodNetwork {
-        interfaces,
+        taps,
         _redirections,
         ..
     } = PodNetwork::join(pod.netns()).unwrap();
     std::mem::forget(_redirections);
-    drop(interfaces);
+    drop(taps);
     assert_eq!(pod.ingress("eth0"), Ingress::Ours, "it stays, to nowhere");
     let joined = PodNetwork::join(pod.netns()).unwrap();
-    arp(&joined.interfaces[0], "192.0.2.7", "192.0.2.1");
+    arp(&joined, 0, "192.0.2.7", "192.0.2.1");
 }
 
 #[test]
@@ -157,17 +157,17 @@ fn a_namespace_has_one_pod() {
     let first = PodNetwork::join(pod.netns()).unwrap();
     let second = PodNetwork::join(pod.netns());
     assert!(matches!(second, Err(NetError::InUse { .. })), "{second:?}");
-    arp(&first.interfaces[0], "192.0.2.7", "192.0.2.1");
+    arp(&first, 0, "192.0.2.7", "192.0.2.1");
     // Who comes late with its cleaning leaves a successor alone.
     let PodNetwork {
-        interfaces,
+        taps,
         _redirections,
         ..
     } = first;
-    drop(interfaces);
+    drop(taps);
     let next = PodNetwork::join(pod.netns()).unwrap();
     drop(_redirections);
-    arp(&next.interfaces[0], "192.0.2.7", "192.0.2.1");
+    arp(&next, 0, "192.0.2.7", "192.0.2.1");
 }
 
 #[test]
@@ -200,8 +200,8 @@ fn several_interfaces_are_joined_and_a_failure_undoes_all() {
         ("eth0", "192.0.2.7", "192.0.2.1"),
         ("net1", "198.51.100.7", "198.51.100.1"),
     ] {
-        let interface = joined.interfaces.iter().find(|i| i.name == name).unwrap();
-        arp(interface, from, to);
+        let number = names.iter().position(|found| *found == name).unwrap();
+        arp(&joined, number, from, to);
     }
     drop(joined);
     // The second one cannot be joined.
