@@ -61,6 +61,10 @@ pub struct Run {
     /// Shares a host file or directory: SRC:DST, or SRC:DST:ro to refuse changes
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse)]
     pub volumes: Vec<Volume>,
+    /// The pod's network: none, or netns:PATH for what a network namespace has been given, such as
+    /// netns:/run/netns/NAME; needs root
+    #[arg(long, value_name = "none|netns:PATH", default_value = "none", value_parser = Net::parse)]
+    pub net: Net,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<Variable>,
@@ -127,6 +131,27 @@ impl Volume {
             destination,
             read_only,
         })
+    }
+}
+
+/// A pod's network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Net {
+    /// `lo` and nothing else.
+    None,
+    /// The interfaces of a network namespace.
+    Netns(PathBuf),
+}
+
+impl Net {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(Self::None),
+            Some(("netns", path)) if !path.is_empty() => Ok(Self::Netns(path.into())),
+            _ => Err(format!(
+                "`{text}` is no network; write none, or netns:PATH such as netns:/run/netns/NAME"
+            )),
+        }
     }
 }
 
@@ -239,6 +264,9 @@ mod tests {
             (["--volume", "x"], "--volume"),
             (["--volume", "a:b"], "absolute"),
             (["--volume", "a:/b:rx"], "rx"),
+            (["--net", "host"], "--net"),
+            (["--net", "netns:"], "netns:PATH"),
+            (["--net", "netns"], "netns:PATH"),
             (["--env", "=x"], "--env"),
             (["--user", "root"], "--user"),
             (["--hostname", "a_b"], "--hostname"),
@@ -250,6 +278,18 @@ mod tests {
             let error = parse(&[args[0], args[1], "--rootfs", "/", "true"]).unwrap_err();
             assert!(error.to_string().contains(word), "{args:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_network_is_none_or_a_namespace() {
+        let net = |args: &[&str]| {
+            let all = [args, &["--rootfs", "/", "true"]].concat();
+            parse(&all).unwrap().net
+        };
+        assert_eq!(net(&[]), Net::None);
+        assert_eq!(net(&["--net", "none"]), Net::None);
+        let path = Net::Netns("/run/netns/a:b".into());
+        assert_eq!(net(&["--net", "netns:/run/netns/a:b"]), path);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use sandbox::oci::Mount;
 use sandbox::{
-    ContainerConfig, ContainerError, Pod, PodConfig, PodError, Share, StartFailure, Stdio,
+    ContainerConfig, ContainerError, Netns, Pod, PodConfig, PodError, Share, StartFailure, Stdio,
 };
 
-use crate::args::Run;
+use crate::args::{Net, Run};
 use crate::pumps::Pumps;
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
@@ -147,6 +147,9 @@ fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
     config.assets.initrd.clone_from(&args.initrd);
     if let Some(root) = &args.root {
         config.root.clone_from(root);
+    }
+    if let Net::Netns(path) = &args.net {
+        config.network = Some(Netns::open(path)?);
     }
     config.rootfs(&args.rootfs, args.rootfs_rw)?;
     for (index, volume) in args.volumes.iter().enumerate() {

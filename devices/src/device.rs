@@ -22,6 +22,8 @@ use crate::queue::{ActiveQueue, QueueSize, SavedQueue};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum DeviceKind {
+    /// Network device, §5.1.
+    Net = 1,
     /// Entropy device, §5.4.
     Rng = 4,
     /// Socket device, §5.10.

@@ -13,6 +13,7 @@ use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use crate::assets::GuestAssets;
 use crate::events::EventSink;
+use crate::net::Netns;
 
 /// Name of the export that holds the root file system of a single-container pod.
 pub const ROOTFS: &str = "rootfs";
@@ -169,6 +170,8 @@ pub struct PodConfig {
     pub console: Option<File>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<Share>,
+    /// The network namespace whose interfaces become the guest's; without one it has `lo` alone.
+    pub network: Option<Netns>,
     /// How long the guest may take until its agent says hello.
     pub boot_timeout: Duration,
     /// Readable when the start is to be given up.
@@ -199,6 +202,7 @@ impl PodConfig {
             assets: GuestAssets::default(),
             console: None,
             shares: Vec::new(),
+            network: None,
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,

@@ -11,6 +11,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use devices::net::NetConfig;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -36,8 +37,8 @@ pub struct LaunchShare {
 }
 
 /// What a VMM process is to run. Descriptors are attached in this order: `/dev/kvm`, kernel,
-/// initramfs, vsock listener, socket for [`Request`]s, console if `console`, then one for each
-/// share.
+/// initramfs, vsock listener, socket for [`Request`]s, console if `console`, one for each share,
+/// then a tap for each of `nets`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
@@ -55,6 +56,8 @@ pub struct Launch {
     pub share_tag: String,
     /// What the guest sees of the host.
     pub shares: Vec<LaunchShare>,
+    /// Its network interfaces.
+    pub nets: Vec<NetConfig>,
     /// Directory to remove if the sandbox is gone when the VM stops.
     pub runtime_dir: String,
 }

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use devices::net::{NetConfig, RateLimit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -17,6 +18,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::assets;
 use crate::config::{PodConfig, Share};
 use crate::control::{self, Answer, End, GuestFile, Launch, LaunchShare, Report, Request};
+use crate::net::{Interface, PodNetwork};
 use crate::pod::PodError;
 use crate::rundir::RunDir;
 
@@ -60,6 +62,8 @@ pub struct Resources {
     pub initrd: (PathBuf, File),
     /// Where host programs reach the guest.
     pub vsock: UnixListener,
+    /// The pod's network, if it has one.
+    pub network: Option<PodNetwork>,
 }
 
 impl VmmProcess {
@@ -127,6 +131,10 @@ impl VmmProcess {
         resources: &Resources,
         their_requests: &OwnedFd,
     ) -> Result<(), PodError> {
+        let (interfaces, taps) = match &resources.network {
+            Some(network) => (&network.interfaces[..], &network.taps[..]),
+            None => (&[][..], &[][..]),
+        };
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
@@ -135,6 +143,7 @@ impl VmmProcess {
             vsock_path: dir.vsock().display().to_string(),
             share_tag: SHARE_TAG.to_owned(),
             shares: config.shares.iter().map(launch_share).collect(),
+            nets: interfaces.iter().map(net_config).collect(),
             runtime_dir: dir.path().display().to_string(),
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
@@ -146,6 +155,7 @@ impl VmmProcess {
         ];
         fds.extend(config.console.iter().map(AsFd::as_fd));
         fds.extend(config.shares.iter().map(|share| share.file.as_fd()));
+        fds.extend(taps.iter().map(AsFd::as_fd));
         control::send(&self.control, &launch, &fds).map_err(|source| PodError::StartVmm { source })
     }
 
@@ -303,6 +313,15 @@ fn launch_share(share: &Share) -> LaunchShare {
         name: share.name.clone(),
         read_only: share.read_only,
         unchanging: share.unchanging,
+    }
+}
+
+fn net_config(interface: &Interface) -> NetConfig {
+    NetConfig {
+        mac: interface.mac,
+        mtu: interface.mtu,
+        rx_limit: RateLimit::default(),
+        tx_limit: RateLimit::default(),
     }
 }
 

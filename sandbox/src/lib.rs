@@ -18,6 +18,7 @@
 //! - [`control`]: the messages between sandbox and VMM process.
 //! - [`pod`], [`container`]: their lives.
 //! - [`events`]: what happens in a pod without being asked for.
+//! - [`net`]: a network namespace that becomes the guest's network.
 //! - [`oci`]: the OCI configuration of a container.
 //! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
 //! - [`sizing`]: how large a pod's VM is.
@@ -49,6 +50,7 @@ pub mod kvm;
 mod launch;
 mod lifeline;
 pub mod logging;
+pub mod net;
 pub mod oci;
 pub mod pod;
 pub mod rundir;
@@ -60,5 +62,6 @@ pub use container::{
     ContainerError, ContainerHandle, ContainerRequest, Exit, Process, ProcessHandle, StartFailure,
 };
 pub use events::{EventSink, PodEvent};
+pub use net::{NetError, Netns, PodNetwork};
 pub use oci::{Changes, ContainerConfig, Rootfs, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};

@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
 use sandbox::bundle::{Bundle, process_for_guest};
-use sandbox::{EventSink, Exit, Pod as Vm, PodConfig, PodEvent, sizing};
+use sandbox::{EventSink, Exit, Netns, Pod as Vm, PodConfig, PodEvent, sizing};
 use tokio::sync::{Notify, mpsc};
 
 use crate::args::Args;
@@ -194,6 +194,9 @@ impl Pod {
         config.vcpus = size.vcpus;
         config.memory = size.memory;
         config.hostname = bundle.hostname().unwrap_or_default().to_owned();
+        if let Some(path) = bundle.network_namespace() {
+            config.network = Some(Netns::open(path)?);
+        }
         if *role == Role::Sandbox {
             config.sysctls = bundle.sysctls();
             config.shm_size = bundle::shm_size(bundle);

@@ -91,6 +91,7 @@ END {
 
   vsock = devices("vsock", "virtio-vsock, driver kit on this machine")
   fs = devices("fs", "virtio-fs, driver kit on this machine")
-  printf "{\n  \"figures\": [\n%s\n  ],\n  \"vsock\": %s,\n  \"fs\": %s\n}\n", objects, vsock, fs > json
+  net = devices("net", "virtio-net, driver kit on this machine")
+  printf "{\n  \"figures\": [\n%s\n  ],\n  \"vsock\": %s,\n  \"fs\": %s,\n  \"net\": %s\n}\n", objects, vsock, fs, net > json
   print "\nwritten: " json
 }

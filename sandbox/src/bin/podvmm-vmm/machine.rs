@@ -5,8 +5,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use devices::fs::{ExportHandle, Fs, FsConfig, FsSettings};
+use devices::net::{Net, NetConfig, Tap};
 use devices::rng::Rng;
 use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
@@ -88,6 +90,11 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
         .iter()
         .map(|share| Ok((share, next(&share.name)?)))
         .collect::<Result<Vec<_>, String>>()?;
+    let nets = launch
+        .nets
+        .iter()
+        .map(|config| net(*config, next("a network interface")?))
+        .collect::<Result<Vec<_>, String>>()?;
 
     let fs = fs(&launch.share_tag, launch.vcpus, shares)?;
     let exports = fs.exports();
@@ -100,6 +107,9 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
         .device(Box::new(vsock(listener, &launch.vsock_path)?))
         .device(Box::new(fs))
         .device(Box::new(Rng));
+    for net in nets {
+        builder = builder.device(Box::new(net));
+    }
     if let Some(console) = console {
         builder = builder.console(console);
     }
@@ -108,6 +118,11 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
         exports,
         requests,
     })
+}
+
+fn net(config: NetConfig, tap: OwnedFd) -> Result<Net, String> {
+    let tap = Tap::new(tap).map_err(|error| with_causes(&error))?;
+    Ok(Net::new(config, Arc::new(tap)))
 }
 
 fn vsock(listener: UnixListener, path: &str) -> Result<Vsock, String> {
