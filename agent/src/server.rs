@@ -139,6 +139,8 @@ impl Agent {
                     .run(ready.id, ready.kind, ready.failed, &self.poller);
             }
             Kind::Lifeline => self.check_lifeline(),
+            Kind::FreezerEvents => self.on_freezer_event(ready.id),
+            Kind::MemoryEvents => self.tell_oom_kills(ready.id),
         }
     }
 
@@ -165,9 +167,16 @@ impl Agent {
             self.poller.remove(&handshake);
         }
         let told = process.is_visible();
+        let given_up = match exec_id {
+            None => container.give_up_pause("the container ended", &mut answers),
+            Some(_) => None,
+        };
+        let serial = container.serial();
         let fate = container.on_exit(exec_id.as_ref(), &mut status, &mut answers);
+        self.unwatch(given_up.as_ref());
+        self.tell_oom_kills(serial);
         if fate == Fate::Gone {
-            self.containers.forget(id.as_str());
+            self.forget(id.as_str());
         }
         for answer in answers {
             rpc::answer(self, answer);
@@ -252,7 +261,14 @@ impl Agent {
         let alive = lifeline.discard_input() && lifeline.flush(&self.poller).is_ok();
         if !alive {
             self.drop_lifeline();
+        } else if !lifeline.is_congested() {
+            self.tell_all_oom_kills();
         }
+    }
+
+    /// Whether events that were sent have not left the guest yet.
+    pub(crate) fn is_lifeline_congested(&self) -> bool {
+        self.lifeline.as_ref().is_some_and(Connection::is_congested)
     }
 
     fn drop_lifeline(&mut self) {
@@ -262,7 +278,7 @@ impl Agent {
         }
     }
 
-    fn tell(&mut self, event: &AgentEvent) {
+    pub(crate) fn tell(&mut self, event: &AgentEvent) {
         let Some(lifeline) = &mut self.lifeline else {
             return;
         };

@@ -11,6 +11,7 @@ use agent_protocol::names::ContainerId;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
+use super::EventFile;
 use crate::sys::process;
 
 /// Where the guest has its cgroups.
@@ -119,10 +120,14 @@ impl Cgroup {
         signal_tree(&self.path, signal, MAX_DEPTH)
     }
 
-    /// Whether the kernel killed one of its processes for want of memory.
-    pub(crate) fn had_oom_kill(&self) -> bool {
-        self.read("memory.events")
-            .is_ok_and(|events| oom_kills(&events) > 0)
+    /// Opens a file of it to hear of changes.
+    pub(super) fn events(&self, file: &str) -> io::Result<EventFile> {
+        File::open(self.path.join(file)).map(EventFile::new)
+    }
+
+    /// Has its processes stand still, or go on.
+    pub(super) fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        write(&self.path, "cgroup.freeze", if frozen { "1" } else { "0" })
     }
 
     /// Removes it and what the container made below it. Its processes must be gone.
@@ -206,27 +211,5 @@ fn remove_tree(path: &Path, depth: usize) -> io::Result<()> {
             fs::remove_dir(path)
         }
         result => result,
-    }
-}
-
-fn oom_kills(events: &str) -> u64 {
-    events
-        .lines()
-        .filter_map(|line| line.strip_prefix("oom_kill "))
-        .filter_map(|count| count.trim().parse::<u64>().ok())
-        .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_kills_count_as_kills() {
-        assert_eq!(
-            oom_kills("low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 1\n"),
-            2
-        );
-        assert_eq!(oom_kills("oom_kill x\n"), 0);
     }
 }

@@ -1,10 +1,13 @@
 //! The methods of service Agent about what containers and the guest have and use.
 
 use agent_protocol::proto::{
+    PauseContainerRequest, PauseContainerResponse, ResumeContainerRequest, ResumeContainerResponse,
     SetupNetworkRequest, SetupNetworkResponse, StatsRequest, StatsResponse,
 };
 
 use super::service::Reply;
+use super::{Refusal, ReplyTo, answer};
+use crate::events::{Interest, Kind, Token};
 use crate::network;
 use crate::server::Agent;
 use crate::stats;
@@ -12,6 +15,41 @@ use crate::stats;
 pub(super) fn set_up_network(request: &SetupNetworkRequest) -> Reply<SetupNetworkResponse> {
     network::set_up(request)?;
     Ok(Some(SetupNetworkResponse::new()))
+}
+
+pub(super) fn pause(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &PauseContainerRequest,
+) -> Reply<PauseContainerResponse> {
+    let container = agent.containers.get(&request.container_id)?;
+    let serial = container.serial();
+    let Some(events) = container.pause(reply)? else {
+        return Ok(Some(PauseContainerResponse::new()));
+    };
+    let token = Token::new(Kind::FreezerEvents, serial);
+    if let Err(error) = agent.poller.add(events, token, Interest::Change) {
+        // The answer to this call is taken back.
+        let _ = container.resume(&mut Vec::new());
+        return Err(Refusal::internal(format!("cgroup.events: {error}")));
+    }
+    // It may be paused already, before there was anybody to hear of it.
+    agent.on_freezer_event(serial);
+    Ok(None)
+}
+
+pub(super) fn resume(
+    agent: &mut Agent,
+    request: &ResumeContainerRequest,
+) -> Reply<ResumeContainerResponse> {
+    let mut answers = Vec::new();
+    let container = agent.containers.get(&request.container_id)?;
+    let given_up = container.resume(&mut answers)?;
+    agent.unwatch(given_up.as_ref());
+    for overtaken in answers {
+        answer(agent, overtaken);
+    }
+    Ok(Some(ResumeContainerResponse::new()))
 }
 
 pub(super) fn stats(agent: &mut Agent, request: &StatsRequest) -> Reply<StatsResponse> {

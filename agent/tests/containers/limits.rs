@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use agent_protocol::proto::AgentEvent;
 use agent_protocol::proto::stream_open::Stream;
 use serde_json::json;
 
@@ -14,6 +15,10 @@ pub const CASES: &[Case] = &[
     (
         "a_container_out_of_memory_is_told",
         a_container_out_of_memory_is_told,
+    ),
+    (
+        "kills_for_want_of_memory_are_told",
+        kills_for_want_of_memory_are_told,
     ),
     ("processes_are_limited", processes_are_limited),
     (
@@ -47,6 +52,30 @@ fn a_container_out_of_memory_is_told(pod: &Pod) {
             .status
             .oom_killed
     );
+}
+
+/// The container itself goes on.
+fn kills_for_want_of_memory_are_told(pod: &Pod) {
+    let script = "(tail /dev/zero); echo first; read x; (tail /dev/zero); exec sleep 1000";
+    let memory = json!({"memory": {"limit": 32 << 20, "swap": 32 << 20}});
+    let config = limited(script, memory).with_stdin();
+    pod.must_create("oom", &config);
+    let mut stdin = pod.attach("oom", Stream::STDIN);
+    let mut stdout = pod.attach("oom", Stream::STDOUT);
+    drop(pod.attach("oom", Stream::STDERR));
+    assert_eq!(pod.begin("oom"), None);
+    std::io::Read::read_exact(&mut stdout, &mut [0; 6]).unwrap();
+    let told = |event: AgentEvent| {
+        assert_eq!(event.oom_killed().container_id, "oom");
+        event.oom_killed().count
+    };
+    assert_eq!(told(pod.event()), 1);
+    std::io::Write::write_all(&mut stdin, b"\n").unwrap();
+    assert_eq!(told(pod.event()), 2);
+    pod.signal("oom", 9, false).unwrap();
+    let event = pod.event();
+    assert_eq!(event.container_exited().container_id, "oom");
+    assert!(event.container_exited().status.oom_killed);
 }
 
 fn processes_are_limited(pod: &Pod) {

@@ -7,6 +7,7 @@
 
 mod agent;
 mod config;
+mod control;
 mod exec;
 mod files;
 mod hostile;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         streams::CASES,
         process::CASES,
         exec::CASES,
+        control::CASES,
         files::CASES,
         hostile::CASES,
         limits::CASES,
