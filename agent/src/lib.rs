@@ -26,6 +26,7 @@ mod cpus;
 mod events;
 pub mod guest;
 mod init;
+mod job;
 mod kmsg;
 mod lifeline;
 mod network;

@@ -16,6 +16,7 @@ use rustix::time::ClockId;
 
 use crate::container::{Fate, Registry};
 use crate::events::{Interest, Kind, Poller, Ready, Token};
+use crate::job::{Jobs, Subject};
 use crate::kmsg::{self, Level};
 use crate::lifeline;
 use crate::opening::Opening;
@@ -40,6 +41,7 @@ pub(crate) struct Agent {
     pub(crate) containers: Registry,
     pub(crate) pump: Pump,
     pub(crate) opening: HashMap<u64, Opening>,
+    pub(crate) jobs: Jobs,
     pub(crate) pod_is_set_up: bool,
     transport: Transport,
     children: OwnedFd,
@@ -86,6 +88,7 @@ impl Agent {
             containers: Registry::default(),
             pump: Pump::new(),
             opening: HashMap::new(),
+            jobs: Jobs::default(),
             pod_is_set_up: false,
             transport,
             children,
@@ -154,6 +157,9 @@ impl Agent {
     }
 
     fn on_exit(&mut self, pid: Pid, mut status: ExitStatus) {
+        if let Some(answer) = self.jobs.on_exit(pid, &status) {
+            return rpc::answer(self, answer);
+        }
         let Some((id, exec_id, container)) = self.containers.by_child(pid) else {
             return;
         };
@@ -167,11 +173,14 @@ impl Agent {
             self.poller.remove(&handshake);
         }
         let told = process.is_visible();
+        let serial = container.serial();
         let given_up = match exec_id {
-            None => container.give_up_pause("the container ended", &mut answers),
+            None => {
+                self.jobs.cancel(Subject::Limits(serial));
+                container.give_up_pause("the container ended", &mut answers)
+            }
             Some(_) => None,
         };
-        let serial = container.serial();
         let fate = container.on_exit(exec_id.as_ref(), &mut status, &mut answers);
         self.unwatch(given_up.as_ref());
         self.tell_oom_kills(serial);

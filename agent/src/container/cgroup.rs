@@ -62,16 +62,28 @@ impl Cgroup {
             directory: rustix::fs::open(&path, flags, Mode::empty())?,
             path,
         };
-        for (file, value) in limits {
-            if let Err(error) = write(&cgroup.path, file, value) {
-                let _ = cgroup.remove();
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{file} = {value:?}: {error}"),
-                ));
-            }
+        if let Err(error) = cgroup.set_limits(limits) {
+            let _ = cgroup.remove();
+            return Err(error);
         }
         Ok(cgroup)
+    }
+
+    /// Sets limits. None is set if any of the files is missing.
+    pub(crate) fn set_limits(&self, limits: &[(String, String)]) -> io::Result<()> {
+        let named = |file: &str, value: &str, error: io::Error| {
+            io::Error::new(error.kind(), format!("{file} = {value:?}: {error}"))
+        };
+        let mut files = Vec::with_capacity(limits.len());
+        for (file, value) in limits {
+            let opened = open(&self.path, file).map_err(|error| named(file, value, error))?;
+            files.push(opened);
+        }
+        for ((file, value), opened) in limits.iter().zip(files) {
+            rustix::io::write(opened, value.as_bytes())
+                .map_err(|error| named(file, value, error.into()))?;
+        }
+        Ok(())
     }
 
     /// A plain directory in a cgroup's place.
@@ -159,13 +171,16 @@ fn create_dir(path: &Path) -> io::Result<()> {
 
 /// The kernel takes each value in one write and no trailing newline is needed.
 fn write(directory: &Path, file: &str, value: &str) -> io::Result<()> {
-    let file = rustix::fs::open(
+    rustix::io::write(open(directory, file)?, value.as_bytes())?;
+    Ok(())
+}
+
+fn open(directory: &Path, file: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
         directory.join(file),
         OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
         Mode::empty(),
-    )?;
-    rustix::io::write(&file, value.as_bytes())?;
-    Ok(())
+    )?)
 }
 
 fn read(path: &Path) -> io::Result<String> {

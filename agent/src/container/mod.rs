@@ -35,7 +35,11 @@ use process::Role;
 pub(crate) use cgroup::{Cgroup, HIERARCHY, prepare as prepare_cgroups};
 pub(crate) use event_file::EventFile;
 pub(crate) use filesystem::{DevicePlan, MountPlan, MountSource};
-pub(crate) use handshake::{Message, send as send_message, wait_for_start as receive_start};
+pub(crate) use handshake::{
+    Message, pair as handshake_pair, receive as receive_message, send as send_message,
+    wait_for_start as receive_start,
+};
+pub(crate) use limits::Update;
 pub(crate) use plan::{
     CapabilityPlan, ExecPlan, Plan, ProcessPlan, RootfsPlan, container_id, exec_id, sysctls,
     window_size,
@@ -55,6 +59,8 @@ pub(crate) enum Outcome {
     Exited(ExitStatus),
     Removed,
     Paused,
+    Updated,
+    CpusChanged,
 }
 
 /// Whom to tell what.

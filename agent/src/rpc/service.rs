@@ -5,8 +5,8 @@ use agent_protocol::proto::{
     ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, PauseContainerResponse,
     PowerOffRequest, PowerOffResponse, RemoveContainerRequest, RemoveContainerResponse,
     ResizePtyRequest, ResizePtyResponse, SetupPodRequest, SetupPodResponse, SignalContainerRequest,
-    SignalContainerResponse, StartContainerRequest, StartContainerResponse, WaitContainerRequest,
-    WaitContainerResponse,
+    SignalContainerResponse, StartContainerRequest, StartContainerResponse,
+    UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse,
 };
 use agent_protocol::{PROTOCOL_VERSION, SERVICE, check_versions};
 use protobuf::Message;
@@ -66,6 +66,8 @@ pub(crate) fn answer(agent: &mut Agent, answer: Answer) {
         }),
         Outcome::Removed => serialise(&RemoveContainerResponse::new()),
         Outcome::Paused => serialise(&PauseContainerResponse::new()),
+        Outcome::Updated => serialise(&UpdateContainerResponse::new()),
+        Outcome::CpusChanged => resources::cpus().and_then(|cpus| serialise(&cpus)),
         Outcome::Exited(status) => serialise(&exited(status)),
         Outcome::Started(error) => serialise(&StartContainerResponse {
             start_error: error.into(),
@@ -109,6 +111,9 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
     match request.method.as_str() {
         "SetupPod" => method(payload, |request| setup_pod(agent, &request)),
         "SetupNetwork" => method(payload, |request| resources::set_up_network(&request)),
+        "OnlineCpus" => method(payload, |request| {
+            resources::online_cpus(agent, reply, &request)
+        }),
         "CreateContainer" => method(payload, |request| create(agent, reply, &request)),
         "ExecProcess" => method(payload, |request| exec(agent, reply, &request)),
         "StartContainer" => method(payload, |request| start(agent, reply, &request)),
@@ -118,6 +123,7 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
         "CloseStdin" => method(payload, |request| close_stdin(agent, &request)),
         "PauseContainer" => method(payload, |request| resources::pause(agent, reply, &request)),
         "ResumeContainer" => method(payload, |request| resources::resume(agent, &request)),
+        "UpdateContainer" => method(payload, |request| resources::update(agent, reply, &request)),
         "Stats" => method(payload, |request| resources::stats(agent, &request)),
         "RemoveContainer" => method(payload, |request| remove(agent, reply, &request)),
         "PowerOff" => method(payload, |request| power_off(agent, &request)),

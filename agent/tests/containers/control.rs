@@ -1,9 +1,9 @@
-//! Pausing.
+//! Pausing, and CPUs.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use agent_protocol::proto::{PauseContainerRequest, ResumeContainerRequest};
+use agent_protocol::proto::{OnlineCpusRequest, PauseContainerRequest, ResumeContainerRequest};
 use ttrpc::Code;
 
 use crate::Case;
@@ -20,11 +20,50 @@ pub const CASES: &[Case] = &[
         "a_paused_container_can_be_killed",
         a_paused_container_can_be_killed,
     ),
+    ("cpus_are_counted", cpus_are_counted),
     (
         "pausing_needs_a_running_container",
         pausing_needs_a_running_container,
     ),
 ];
+
+/// Needs a machine whose CPUs may be taken down.
+pub const CPU_CASES: &[Case] = &[("cpus_come_and_go", cpus_come_and_go)];
+
+/// Why [`CPU_CASES`] cannot run here.
+pub fn missing_cpus() -> Option<String> {
+    if std::env::var_os("PODVMM_TEST_CPUS").is_none() {
+        return Some("takes this machine's CPUs down; PODVMM_TEST_CPUS=1 allows it".to_owned());
+    }
+    let second = fs::exists("/sys/devices/system/cpu/cpu1/online");
+    (!second.unwrap_or(false)).then(|| "no second CPU that can be taken down".to_owned())
+}
+
+fn online_cpus(pod: &Pod, count: u32) -> ttrpc::Result<(u32, u32)> {
+    let request = OnlineCpusRequest {
+        count,
+        ..Default::default()
+    };
+    let response = pod.client.online_cpus(context(), &request)?;
+    Ok((response.online, response.present))
+}
+
+fn cpus_are_counted(pod: &Pod) {
+    let now = pod.stats("").guest.online_cpus;
+    let (online, present) = online_cpus(pod, now).unwrap();
+    assert!(online == now && present >= now);
+    for count in [0, present + 1, u32::MAX] {
+        assert_eq!(code(online_cpus(pod, count)), Code::INVALID_ARGUMENT);
+    }
+}
+
+fn cpus_come_and_go(pod: &Pod) {
+    let (all, present) = online_cpus(pod, pod.stats("").guest.online_cpus).unwrap();
+    assert_eq!(online_cpus(pod, 1).unwrap(), (1, present));
+    assert_eq!(pod.script("one", "nproc"), "1\n");
+    assert_eq!(online_cpus(pod, all).unwrap(), (all, present));
+    assert_eq!(pod.script("all", "nproc"), format!("{all}\n"));
+}
 
 fn pause(pod: &Pod, id: &str) -> ttrpc::Result<()> {
     let request = PauseContainerRequest {

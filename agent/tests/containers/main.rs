@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         process::CASES,
         exec::CASES,
         control::CASES,
+        control::CPU_CASES,
         files::CASES,
         hostile::CASES,
         limits::CASES,
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
             pod::missing_controllers(&limits::CONTROLLERS),
         ),
         (network::CASES, network::missing()),
+        (control::CPU_CASES, control::missing_cpus()),
     ];
     for case in &cases {
         let is_in = |group: &[Case]| group.iter().any(|(name, _)| *name == case.0);
