@@ -10,6 +10,7 @@
 //!
 //! - [`guest`]: start and end of the guest.
 //! - `server`: the event loop, which is the agent's only thread, and who is alive.
+//!   `watch`: what cgroups tell.
 //! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
 //! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `network`: its
@@ -25,6 +26,7 @@ mod cpus;
 mod events;
 pub mod guest;
 mod init;
+mod job;
 mod kmsg;
 mod lifeline;
 mod network;
@@ -36,6 +38,7 @@ mod stats;
 mod stdio;
 mod sys;
 mod transport;
+mod watch;
 
 use std::io;
 

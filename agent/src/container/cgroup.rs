@@ -11,6 +11,7 @@ use agent_protocol::names::ContainerId;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
+use super::EventFile;
 use crate::sys::process;
 
 /// Where the guest has its cgroups.
@@ -61,16 +62,28 @@ impl Cgroup {
             directory: rustix::fs::open(&path, flags, Mode::empty())?,
             path,
         };
-        for (file, value) in limits {
-            if let Err(error) = write(&cgroup.path, file, value) {
-                let _ = cgroup.remove();
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{file} = {value:?}: {error}"),
-                ));
-            }
+        if let Err(error) = cgroup.set_limits(limits) {
+            let _ = cgroup.remove();
+            return Err(error);
         }
         Ok(cgroup)
+    }
+
+    /// Sets limits. None is set if any of the files is missing.
+    pub(crate) fn set_limits(&self, limits: &[(String, String)]) -> io::Result<()> {
+        let named = |file: &str, value: &str, error: io::Error| {
+            io::Error::new(error.kind(), format!("{file} = {value:?}: {error}"))
+        };
+        let mut files = Vec::with_capacity(limits.len());
+        for (file, value) in limits {
+            let opened = open(&self.path, file).map_err(|error| named(file, value, error))?;
+            files.push(opened);
+        }
+        for ((file, value), opened) in limits.iter().zip(files) {
+            rustix::io::write(opened, value.as_bytes())
+                .map_err(|error| named(file, value, error.into()))?;
+        }
+        Ok(())
     }
 
     /// A plain directory in a cgroup's place.
@@ -119,10 +132,14 @@ impl Cgroup {
         signal_tree(&self.path, signal, MAX_DEPTH)
     }
 
-    /// Whether the kernel killed one of its processes for want of memory.
-    pub(crate) fn had_oom_kill(&self) -> bool {
-        self.read("memory.events")
-            .is_ok_and(|events| oom_kills(&events) > 0)
+    /// Opens a file of it to hear of changes.
+    pub(super) fn events(&self, file: &str) -> io::Result<EventFile> {
+        File::open(self.path.join(file)).map(EventFile::new)
+    }
+
+    /// Has its processes stand still, or go on.
+    pub(super) fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        write(&self.path, "cgroup.freeze", if frozen { "1" } else { "0" })
     }
 
     /// Removes it and what the container made below it. Its processes must be gone.
@@ -154,13 +171,16 @@ fn create_dir(path: &Path) -> io::Result<()> {
 
 /// The kernel takes each value in one write and no trailing newline is needed.
 fn write(directory: &Path, file: &str, value: &str) -> io::Result<()> {
-    let file = rustix::fs::open(
+    rustix::io::write(open(directory, file)?, value.as_bytes())?;
+    Ok(())
+}
+
+fn open(directory: &Path, file: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
         directory.join(file),
         OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
         Mode::empty(),
-    )?;
-    rustix::io::write(&file, value.as_bytes())?;
-    Ok(())
+    )?)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -206,27 +226,5 @@ fn remove_tree(path: &Path, depth: usize) -> io::Result<()> {
             fs::remove_dir(path)
         }
         result => result,
-    }
-}
-
-fn oom_kills(events: &str) -> u64 {
-    events
-        .lines()
-        .filter_map(|line| line.strip_prefix("oom_kill "))
-        .filter_map(|count| count.trim().parse::<u64>().ok())
-        .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_kills_count_as_kills() {
-        assert_eq!(
-            oom_kills("low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 1\n"),
-            2
-        );
-        assert_eq!(oom_kills("oom_kill x\n"), 0);
     }
 }

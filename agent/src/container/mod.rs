@@ -4,7 +4,9 @@
 
 mod capabilities;
 mod cgroup;
+mod event_file;
 mod filesystem;
+mod freezer;
 mod handshake;
 mod limits;
 mod mount_options;
@@ -27,11 +29,17 @@ use crate::init::Inherited;
 use crate::rpc::{Refusal, ReplyTo};
 use crate::stdio::Streams;
 use crate::sys::process::Child;
+use freezer::Freezer;
 use process::Role;
 
 pub(crate) use cgroup::{Cgroup, HIERARCHY, prepare as prepare_cgroups};
+pub(crate) use event_file::EventFile;
 pub(crate) use filesystem::{DevicePlan, MountPlan, MountSource};
-pub(crate) use handshake::{Message, send as send_message, wait_for_start as receive_start};
+pub(crate) use handshake::{
+    Message, pair as handshake_pair, receive as receive_message, send as send_message,
+    wait_for_start as receive_start,
+};
+pub(crate) use limits::Update;
 pub(crate) use plan::{
     CapabilityPlan, ExecPlan, Plan, ProcessPlan, RootfsPlan, container_id, exec_id, sysctls,
     window_size,
@@ -50,6 +58,9 @@ pub(crate) enum Outcome {
     Started(Option<StartError>),
     Exited(ExitStatus),
     Removed,
+    Paused,
+    Updated,
+    CpusChanged,
 }
 
 /// Whom to tell what.
@@ -71,6 +82,11 @@ pub(crate) struct Container {
     first: Process,
     further: BTreeMap<ExecId, Process>,
     oom_score_adj: i32,
+    freezer: Freezer,
+    /// None without a memory controller.
+    memory_events: Option<EventFile>,
+    /// Kills for want of memory that the host knows of.
+    told_oom_kills: u64,
 }
 
 /// What is left of a container after an event.
@@ -110,11 +126,14 @@ impl Container {
         })?;
         first.is_protected = true;
         Ok(Self {
+            memory_events: cgroup.events("memory.events").ok(),
             cgroup,
             child,
             first,
             further: BTreeMap::new(),
             oom_score_adj: plan.process.oom_score_adj,
+            freezer: Freezer::default(),
+            told_oom_kills: 0,
         })
     }
 
@@ -128,6 +147,9 @@ impl Container {
     ) -> Result<&mut Process, Refusal> {
         if !self.first.is_running() {
             return Err(Refusal::precondition("the container does not run"));
+        }
+        if self.is_paused() {
+            return Err(Refusal::precondition("the container is paused"));
         }
         if self.further.len() >= MAX_FURTHER {
             return Err(Refusal::exhausted(format!(
@@ -149,6 +171,33 @@ impl Container {
         });
         let process = spawned.map_err(|error| Refusal::internal(format!("process: {error}")))?;
         Ok(entry.insert(process))
+    }
+
+    /// Tells it apart from an earlier container of the same name.
+    pub(crate) fn serial(&self) -> u64 {
+        self.first.serial()
+    }
+
+    /// Where it tells that memory was short.
+    pub(crate) fn memory_events(&self) -> Option<&EventFile> {
+        self.memory_events.as_ref()
+    }
+
+    /// How many of its processes the kernel has killed for want of memory.
+    fn oom_kills(&self) -> u64 {
+        let events = self.memory_events.as_ref();
+        events.map_or(0, |events| events.counter("oom_kill").unwrap_or(0))
+    }
+
+    /// Likewise, if there are more than the host knows of.
+    pub(crate) fn new_oom_kills(&self) -> Option<u64> {
+        let kills = self.oom_kills();
+        (self.is_visible() && kills > self.told_oom_kills).then_some(kills)
+    }
+
+    /// The host knows of this many.
+    pub(crate) fn set_told_oom_kills(&mut self, count: u64) {
+        self.told_oom_kills = count;
     }
 
     /// Its cgroup.
@@ -254,7 +303,7 @@ impl Container {
         status: &mut ExitStatus,
         answers: &mut Vec<Answer>,
     ) -> Fate {
-        status.oom_killed = self.cgroup.had_oom_kill();
+        status.oom_killed = self.oom_kills() > 0;
         if let Some(id) = exec_id {
             self.on_further_exit(id, status, answers);
             return Fate::Stays;

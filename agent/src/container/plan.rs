@@ -136,7 +136,7 @@ pub(crate) fn exec_id(name: &str) -> Result<ExecId, Refusal> {
     ExecId::try_from(name).map_err(Refusal::invalid)
 }
 
-fn refuse(field: Option<&'static str>) -> Result<(), Refusal> {
+pub(super) fn refuse(field: Option<&'static str>) -> Result<(), Refusal> {
     match field {
         Some(field) => Err(Refusal::unimplemented(format!("{field} is not supported"))),
         None => Ok(()),

@@ -19,7 +19,7 @@ pub(super) fn first_process(
 ) -> io::Result<Child> {
     let own = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
     // SAFETY: the agent never starts a thread.
-    match unsafe { process::fork_into(own | plan.namespaces, cgroup.as_fd()) }? {
+    match unsafe { process::fork_into(own | plan.namespaces, Some(cgroup.as_fd())) }? {
         Fork::Parent(child) => Ok(child),
         Fork::Child => {
             lifeline::forget();
@@ -39,7 +39,9 @@ pub(super) fn further_process(
     let container = first.pidfd.try_clone()?;
     let fork = |cgroup: BorrowedFd<'_>| {
         // SAFETY: the agent never starts a thread.
-        in_pid_namespace_of(&first.pidfd, || unsafe { process::fork_into(0, cgroup) })
+        in_pid_namespace_of(&first.pidfd, || unsafe {
+            process::fork_into(0, Some(cgroup))
+        })
     };
     let forked = match fork(cgroup.as_fd()) {
         // The container has put its processes into cgroups of its own below, which leaves no place in

@@ -55,6 +55,9 @@ impl Rig {
             first,
             further: BTreeMap::new(),
             oom_score_adj: 0,
+            freezer: Freezer::default(),
+            memory_events: None,
+            told_oom_kills: 0,
         };
         Self {
             container,

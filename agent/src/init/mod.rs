@@ -43,6 +43,18 @@ pub(crate) fn main(plan: &Plan, inherited: Inherited) -> ! {
     finish(set_up, &plan.process, &control)
 }
 
+/// Does some work for the agent in a fork of it, tells `control` why it failed, and ends.
+pub(crate) fn errand(control: &OwnedFd, work: impl FnOnce() -> Result<(), String>) -> ! {
+    let kept = keep_only(&[control]).map_err(|error| error.to_string());
+    match kept.and_then(|()| work()) {
+        Ok(()) => process::exit_now(0),
+        Err(problem) => {
+            let _ = send_message(control, &Message::SetupFailed(problem));
+            process::exit_now(1)
+        }
+    }
+}
+
 /// Becomes the command when the agent says so, or ends with the reason why not.
 fn finish(set_up: Result<(), InitError>, plan: &ProcessPlan, control: &OwnedFd) -> ! {
     let outcome = match set_up {

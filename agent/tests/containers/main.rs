@@ -7,6 +7,7 @@
 
 mod agent;
 mod config;
+mod control;
 mod exec;
 mod files;
 mod hostile;
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         streams::CASES,
         process::CASES,
         exec::CASES,
+        control::CASES,
+        control::CPU_CASES,
         files::CASES,
         hostile::CASES,
         limits::CASES,
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
             pod::missing_controllers(&limits::CONTROLLERS),
         ),
         (network::CASES, network::missing()),
+        (control::CPU_CASES, control::missing_cpus()),
     ];
     for case in &cases {
         let is_in = |group: &[Case]| group.iter().any(|(name, _)| *name == case.0);
