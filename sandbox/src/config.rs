@@ -11,6 +11,7 @@ use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use crate::assets::GuestAssets;
+use crate::jail::{JailMode, Terms};
 
 /// Name of the export that holds the root file system of a single-container pod.
 pub const ROOTFS: &str = "rootfs";
@@ -71,6 +72,9 @@ pub struct Share {
     pub is_dir: bool,
     /// Whether it stays as it is while the pod runs, so that the guest need not ask again.
     pub unchanging: bool,
+    /// Whether what is mounted below belongs to it. Without the privilege to leave mounts out they
+    /// are seen in any case.
+    pub submounts: bool,
 }
 
 impl Share {
@@ -106,22 +110,16 @@ impl Share {
             read_only,
             is_dir,
             unchanging: false,
+            submounts: true,
         })
     }
 
-    /// Leaves out what is mounted below: the host's `/proc`, `/sys` and `/dev` are no part of a
-    /// root file system. Without the privilege to do so the share stays as it is, and such a VMM
-    /// process may not read other processes there either.
-    fn without_submounts(mut self) -> Self {
-        use rustix::mount::{OpenTreeFlags, open_tree};
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        match open_tree(&self.file, c"", flags) {
-            Ok(file) => self.file = file,
-            Err(errno) => log::debug!("share {}: mounts below it are seen: {errno}", self.name),
+    /// What the VMM process may do with it.
+    pub(crate) fn terms(&self) -> Terms {
+        Terms {
+            read_only: self.read_only,
+            submounts: self.submounts,
         }
-        self
     }
 }
 
@@ -150,6 +148,10 @@ pub struct PodConfig {
     pub cancel: Option<OwnedFd>,
     /// What the VMM process logs to this process's standard error.
     pub log: Option<log::LevelFilter>,
+    /// How much of a jail the VMM process must have.
+    pub jail: JailMode,
+    /// Directory of the cgroup (v2) that the VMM process is started in; its own if none is named.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl PodConfig {
@@ -173,6 +175,8 @@ impl PodConfig {
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,
+            jail: JailMode::default(),
+            cgroup: None,
         }
     }
 
@@ -192,7 +196,9 @@ impl PodConfig {
         }
         // A host's own root is alive: the guest has to ask whether files are still the same.
         share.unchanging = !writable && !is_host_root(&share.file);
-        self.shares.push(share.without_submounts());
+        // The host's `/proc`, `/sys` and `/dev` are no part of a root file system.
+        share.submounts = false;
+        self.shares.push(share);
         Ok(())
     }
 

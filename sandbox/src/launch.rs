@@ -14,8 +14,9 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::assets;
-use crate::config::PodConfig;
+use crate::config::{PodConfig, Share};
 use crate::control::{self, End, GuestFile, Launch, LaunchShare, Report};
+use crate::jail::{JailMode, Terms, WardenOptions, confine};
 use crate::pod::PodError;
 use crate::rundir::RunDir;
 
@@ -24,6 +25,9 @@ pub const SHARE_TAG: &str = "podvmm";
 
 /// Kernel parameters that make the guest kernel of this project boot fast; see the file itself.
 const CMDLINE: &str = include_str!("../../guest-kernel-config/cmdline");
+
+/// What the process that was started is called; the VMM is its child.
+const WARDEN: &str = "podvmm-warden";
 
 /// Longest error output of a dead VMM that is repeated.
 const MAX_STDERR: u64 = 4096;
@@ -36,8 +40,25 @@ pub struct VmmProcess {
     /// What it wrote to standard error, where that is not ours.
     stderr: Option<File>,
     ended: Option<(End, String)>,
+    /// What of its jail is missing.
+    gaps: Vec<String>,
     kernel: PathBuf,
     initrd: PathBuf,
+}
+
+/// A share as the VMM is given it.
+enum Confined<'a> {
+    Alone(OwnedFd),
+    AsItIs(&'a Share),
+}
+
+impl Confined<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Alone(fd) => fd.as_fd(),
+            Self::AsItIs(share) => share.file.as_fd(),
+        }
+    }
 }
 
 /// Everything that is opened before the process starts.
@@ -76,8 +97,15 @@ impl VmmProcess {
             let to_child = file.try_clone().map_err(start_error)?;
             (Some(file), to_child.into())
         };
+        let warden = WardenOptions {
+            mode: config.jail,
+            runtime_dir: dir.path().to_owned(),
+            cgroup: config.cgroup.clone(),
+        };
         let mut command = Command::new(&binary);
         command
+            .arg0(WARDEN)
+            .args(warden.to_args())
             .stdin(theirs)
             .stdout(Stdio::null())
             .stderr(to_child)
@@ -90,11 +118,12 @@ impl VmmProcess {
         let child = command
             .spawn()
             .map_err(|source| PodError::SpawnVmm { binary, source })?;
-        let process = Self {
+        let mut process = Self {
             child,
             control: ours,
             stderr,
             ended: None,
+            gaps: Vec::new(),
             kernel: resources.kernel.0.clone(),
             initrd: resources.initrd.0.clone(),
         };
@@ -103,7 +132,7 @@ impl VmmProcess {
     }
 
     fn configure(
-        &self,
+        &mut self,
         config: &PodConfig,
         dir: &RunDir,
         resources: &Resources,
@@ -113,15 +142,16 @@ impl VmmProcess {
             read_only: share.read_only,
             unchanging: share.unchanging,
         });
+        let (root, files) = self.confine(config, dir);
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
             cmdline: kernel_parameters(),
+            root: root.is_some(),
             console: config.console.is_some(),
             vsock_path: dir.vsock().display().to_string(),
             share_tag: SHARE_TAG.to_owned(),
             shares: shares.collect(),
-            runtime_dir: dir.path().display().to_string(),
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
             resources.kvm.as_fd(),
@@ -129,9 +159,49 @@ impl VmmProcess {
             resources.initrd.1.as_fd(),
             resources.vsock.as_fd(),
         ];
+        fds.extend(root.iter().map(AsFd::as_fd));
         fds.extend(config.console.iter().map(AsFd::as_fd));
-        fds.extend(config.shares.iter().map(|share| share.file.as_fd()));
+        fds.extend(files.iter().map(Confined::as_fd));
         control::send(&self.control, &launch, &fds).map_err(|source| PodError::StartVmm { source })
+    }
+
+    /// The VMM's root directory and the shares, without their surroundings if that can be had.
+    fn confine<'a>(
+        &mut self,
+        config: &'a PodConfig,
+        dir: &RunDir,
+    ) -> (Option<OwnedFd>, Vec<Confined<'a>>) {
+        let as_they_are = config.shares.iter().map(Confined::AsItIs);
+        if config.jail == JailMode::Off {
+            return (None, as_they_are.collect());
+        }
+        let confined = dir.open_vmm_root().and_then(|root| {
+            let terms = Terms {
+                read_only: true,
+                submounts: false,
+            };
+            let shares = config.shares.iter();
+            let shares = shares.map(|share| (share.file.as_fd(), share.terms()));
+            let all: Vec<_> = std::iter::once((root.as_fd(), terms))
+                .chain(shares)
+                .collect();
+            confine(&all)
+        });
+        let mut confined = match confined {
+            Ok(confined) => confined.into_iter(),
+            Err(error) => {
+                let what = "what is beside and above a share can be reached from it";
+                self.gaps.push(format!("{what}: {error}"));
+                return (None, as_they_are.collect());
+            }
+        };
+        let root = confined.next();
+        (root, confined.map(Confined::Alone).collect())
+    }
+
+    /// What of its jail is missing, as far as it has said, a sentence each.
+    pub fn gaps(&self) -> &[String] {
+        &self.gaps
     }
 
     /// Readable when the process has something to say or is gone.
@@ -160,7 +230,10 @@ impl VmmProcess {
     /// Takes the next report, waiting for it. `Err` once the VM has stopped or was never made.
     pub fn next_report(&mut self) -> Result<(), PodError> {
         match control::receive::<Report>(&self.control) {
-            Ok(Some((Report::Running, _))) => Ok(()),
+            Ok(Some((Report::Running { gaps }, _))) => {
+                self.gaps.extend(gaps);
+                Ok(())
+            }
             Ok(Some((Report::Failed { file, message }, _))) => Err(self.refused(file, message)),
             Ok(Some((Report::Stopped { end, console }, _))) => {
                 self.ended = Some((end.clone(), console.clone()));

@@ -16,6 +16,7 @@
 //! - [`assets`]: where guest kernel, initramfs and VMM binary are found.
 //! - [`rundir`]: the pod's directory on the host, and who owns it.
 //! - [`control`]: the messages between sandbox and VMM process.
+//! - [`jail`]: what the VMM process can reach and do.
 //! - [`pod`], [`container`]: their lives.
 //! - [`oci`]: the OCI configuration of a container.
 //! - [`logging`]: the log of both processes.
@@ -39,6 +40,7 @@ pub mod assets;
 pub mod config;
 pub mod container;
 pub mod control;
+pub mod jail;
 pub mod kvm;
 mod launch;
 mod lifeline;
@@ -50,5 +52,6 @@ pub mod rundir;
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};
 pub use container::{Container, ContainerError, ContainerHandle, Exit, StartFailure};
+pub use jail::JailMode;
 pub use oci::{ContainerConfig, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};

@@ -261,6 +261,12 @@ impl Pod {
         &self.kernel_release
     }
 
+    /// What of the VMM's jail is missing on this host, a sentence each.
+    #[must_use]
+    pub fn jail_gaps(&self) -> &[String] {
+        self.vmm.gaps()
+    }
+
     /// The agent, for calls that have no method here.
     #[must_use]
     pub fn agent(&self) -> &AgentClient {

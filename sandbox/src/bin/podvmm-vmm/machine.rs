@@ -10,6 +10,8 @@ use devices::fs::{CachePolicy, Export, Fs, FsConfig, FsSettings};
 use devices::rng::Rng;
 use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
+use podvmm_sandbox::jail::{self, Jail, Placement};
+use podvmm_sandbox::rundir;
 use vmm::{BuildError, MemorySize, VcpuCount, Vm, VmBuilder};
 
 /// Every guest is alone on its socket, so all have the same address.
@@ -57,8 +59,13 @@ impl From<BuildError> for Refusal {
     }
 }
 
-/// Makes the machine that `launch` describes of the files in `fds`.
-pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
+/// Goes to jail and makes the machine there that `launch` describes of the files in `fds`. Gives
+/// what of the jail is missing as well.
+pub fn build(
+    launch: &Launch,
+    fds: Vec<OwnedFd>,
+    (placement, gate): (Placement, OwnedFd),
+) -> Result<(Vm, Vec<String>), Refusal> {
     let mut fds = fds.into_iter();
     let mut next = |what: &str| {
         fds.next()
@@ -68,6 +75,11 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
     let kernel = File::from(next("the kernel")?);
     let initrd = File::from(next("the initramfs")?);
     let listener = UnixListener::from(next("the vsock listener")?);
+    let root = if launch.root {
+        Some(next("the root directory")?)
+    } else {
+        None
+    };
     let console = if launch.console {
         Some(File::from(next("the console")?))
     } else {
@@ -79,36 +91,44 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
         .map(|share| Ok((share, next(&share.name)?)))
         .collect::<Result<Vec<_>, String>>()?;
 
+    let jail = jail::enter(placement, &gate, root).map_err(|error| with_causes(&error))?;
+    drop(gate);
+    let sockets = if jail.has_root {
+        rundir::vsock_inside()
+    } else {
+        PathBuf::from(&launch.vsock_path)
+    };
     let mut builder = VmBuilder::new(kernel)
         .kvm(kvm)
         .initrd(initrd)
         .vcpus(VcpuCount::new(launch.vcpus).map_err(|error| error.to_string())?)
         .memory(MemorySize::from_bytes(launch.memory).map_err(|error| error.to_string())?)
         .cmdline(launch.cmdline.clone())
-        .device(Box::new(vsock(listener, &launch.vsock_path)?))
-        .device(Box::new(fs(&launch.share_tag, launch.vcpus, shares)?))
+        .device(Box::new(vsock(listener, sockets)?))
+        .device(Box::new(fs(launch, shares, &jail)?))
         .device(Box::new(Rng));
     if let Some(console) = console {
         builder = builder.console(console);
     }
-    Ok(builder.build()?)
+    Ok((builder.build()?, jail.gaps))
 }
 
-fn vsock(listener: UnixListener, path: &str) -> Result<Vsock, String> {
+fn vsock(listener: UnixListener, sockets: PathBuf) -> Result<Vsock, String> {
     let config = VsockConfig {
         guest_cid: GuestCid::try_from(GUEST_CID).map_err(|error| error.to_string())?,
         listener,
-        host_ports: HostPorts::UnixPrefix(PathBuf::from(path)),
+        host_ports: HostPorts::UnixPrefix(sockets),
         limits: Limits::default(),
     };
     Vsock::new(config).map_err(|error| with_causes(&error))
 }
 
-fn fs(tag: &str, vcpus: u64, shares: Vec<(&LaunchShare, OwnedFd)>) -> Result<Fs, String> {
+fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Result<Fs, String> {
     let settings = FsSettings {
-        tag: tag.to_owned(),
+        tag: launch.share_tag.clone(),
         // The guest picks a queue by CPU; each is a thread here.
-        request_queues: vcpus.clamp(1, MAX_FS_QUEUES) as u16,
+        request_queues: launch.vcpus.clamp(1, MAX_FS_QUEUES) as u16,
+        hides_ids: jail.hides_ids,
         ..Default::default()
     };
     let config = FsConfig::try_from(settings).map_err(|error| with_causes(&error))?;
@@ -129,5 +149,6 @@ fn fs(tag: &str, vcpus: u64, shares: Vec<(&LaunchShare, OwnedFd)>) -> Result<Fs,
             })
         })
         .collect::<Result<Vec<_>, String>>()?;
-    Fs::new(config, exports).map_err(|error| with_causes(&error))
+    let proc_fds = rustix::io::dup(&jail.proc_fds).map_err(|errno| errno.to_string())?;
+    Fs::with_proc_fds(config, exports, proc_fds).map_err(|error| with_causes(&error))
 }
