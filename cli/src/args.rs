@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
-use sandbox::{JailMode, User};
+use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
 /// Give every pod its own virtual machine.
@@ -95,6 +95,9 @@ pub struct Run {
     /// How much of a jail the VMM process must have: auto (what the host allows), full or off
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub jail: JailMode,
+    /// What a system call does that the VMM process has no reason to make: enforce (it ends the pod), log or off
+    #[arg(long, value_name = "MODE", default_value = "enforce")]
+    pub seccomp: SeccompMode,
     /// Starts the VMM process in this cgroup (v2), a directory below /sys/fs/cgroup
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,

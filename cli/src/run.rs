@@ -152,6 +152,7 @@ fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
         config.root.clone_from(root);
     }
     config.jail = args.jail;
+    config.seccomp = args.seccomp;
     config.cgroup.clone_from(&args.cgroup);
     config.rootfs(&args.rootfs, args.rootfs_rw)?;
     for (index, volume) in args.volumes.iter().enumerate() {

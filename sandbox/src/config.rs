@@ -11,7 +11,7 @@ use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use crate::assets::GuestAssets;
-use crate::jail::{JailMode, Terms};
+use crate::jail::{JailMode, SeccompMode, Terms};
 
 /// Name of the export that holds the root file system of a single-container pod.
 pub const ROOTFS: &str = "rootfs";
@@ -150,6 +150,8 @@ pub struct PodConfig {
     pub log: Option<log::LevelFilter>,
     /// How much of a jail the VMM process must have.
     pub jail: JailMode,
+    /// What happens to a system call of the VMM process that it has no reason to make.
+    pub seccomp: SeccompMode,
     /// Directory of the cgroup (v2) that the VMM process is started in; its own if none is named.
     pub cgroup: Option<PathBuf>,
 }
@@ -176,6 +178,7 @@ impl PodConfig {
             cancel: None,
             log: None,
             jail: JailMode::default(),
+            seccomp: SeccompMode::default(),
             cgroup: None,
         }
     }

@@ -16,6 +16,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::jail::SeccompMode;
+
 /// Longest packet in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// Most descriptors that the kernel lets one packet carry (`SCM_MAX_FD`).
@@ -44,6 +46,8 @@ pub struct Launch {
     pub memory: u64,
     /// Kernel command line, without what the VMM adds for its devices.
     pub cmdline: String,
+    /// What happens to a system call that is on no list.
+    pub seccomp: SeccompMode,
     /// Whether a directory is attached that becomes the VMM's root.
     pub root: bool,
     /// Whether a console file is attached.

@@ -147,6 +147,7 @@ impl VmmProcess {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
             cmdline: kernel_parameters(),
+            seccomp: config.seccomp,
             root: root.is_some(),
             console: config.console.is_some(),
             vsock_path: dir.vsock().display().to_string(),

@@ -52,6 +52,6 @@ pub mod rundir;
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};
 pub use container::{Container, ContainerError, ContainerHandle, Exit, StartFailure};
-pub use jail::JailMode;
+pub use jail::{JailMode, SeccompMode};
 pub use oci::{ContainerConfig, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};

@@ -37,6 +37,7 @@
 mod confine;
 mod enter;
 mod identity;
+pub mod seccomp;
 mod sys;
 mod warden;
 
@@ -48,6 +49,7 @@ use serde::{Deserialize, Serialize};
 pub use confine::{Terms, confine};
 pub use enter::{Jail, JailError, enter, placement};
 pub use identity::FIRST_UID;
+pub use seccomp::SeccompMode;
 pub use warden::{INSIDE, WardenOptions, warden};
 
 /// How much of a jail a pod's VMM must have.

@@ -5,14 +5,17 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use devices::DeviceKind;
 use devices::fs::{CachePolicy, Export, Fs, FsConfig, FsSettings};
 use devices::rng::Rng;
 use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
+use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Jail, Placement};
 use podvmm_sandbox::rundir;
-use vmm::{BuildError, MemorySize, VcpuCount, Vm, VmBuilder};
+use vmm::{BuildError, MemorySize, ThreadHook, ThreadKind, VcpuCount, Vm, VmBuilder};
 
 /// Every guest is alone on its socket, so all have the same address.
 const GUEST_CID: u32 = 3;
@@ -65,6 +68,7 @@ pub fn build(
     launch: &Launch,
     fds: Vec<OwnedFd>,
     (placement, gate): (Placement, OwnedFd),
+    filters: &Filters,
 ) -> Result<(Vm, Vec<String>), Refusal> {
     let mut fds = fds.into_iter();
     let mut next = |what: &str| {
@@ -93,6 +97,8 @@ pub fn build(
 
     let jail = jail::enter(placement, &gate, root).map_err(|error| with_causes(&error))?;
     drop(gate);
+    let install = filters.install(Thread::Main);
+    install.map_err(|error| with_causes(&error))?;
     let sockets = if jail.has_root {
         rundir::vsock_inside()
     } else {
@@ -106,11 +112,33 @@ pub fn build(
         .cmdline(launch.cmdline.clone())
         .device(Box::new(vsock(listener, sockets)?))
         .device(Box::new(fs(launch, shares, &jail)?))
-        .device(Box::new(Rng));
+        .device(Box::new(Rng))
+        .on_thread_start(narrow(filters.clone()));
     if let Some(console) = console {
         builder = builder.console(console);
     }
     Ok((builder.build()?, jail.gaps))
+}
+
+/// Narrows each thread of the machine to its list of system calls before it does anything.
+fn narrow(filters: Filters) -> ThreadHook {
+    Arc::new(move |kind| {
+        let thread = match kind {
+            ThreadKind::Vcpu => Thread::Vcpu,
+            ThreadKind::Worker(DeviceKind::Vsock) => Thread::Vsock,
+            ThreadKind::Worker(DeviceKind::Fs) => Thread::Fs,
+            ThreadKind::Worker(DeviceKind::Rng) => Thread::Rng,
+        };
+        narrow_to(&filters, thread);
+    })
+}
+
+/// Ends the process where a thread would run without its filter.
+pub fn narrow_to(filters: &Filters, thread: Thread) {
+    if let Err(error) = filters.install(thread) {
+        eprintln!("podvmm-vmm: {}", with_causes(&error));
+        std::process::exit(125);
+    }
 }
 
 fn vsock(listener: UnixListener, sockets: PathBuf) -> Result<Vsock, String> {

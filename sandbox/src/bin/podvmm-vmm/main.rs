@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use podvmm_sandbox::control::{self, End, Launch, Report};
+use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Placement, WardenOptions};
 use podvmm_sandbox::logging;
 use vmm::{Stop, StopReason, VmHandle};
@@ -91,8 +92,9 @@ fn run(
     placed: (Placement, OwnedFd),
     socket: &Arc<OwnedFd>,
 ) -> Result<Stop, Refusal> {
-    let (vm, gaps) = machine::build(launch, fds, placed)?;
-    watch(vm.handle(), Arc::clone(socket))?;
+    let filters = Filters::new(launch.seccomp).map_err(|error| machine::with_causes(&error))?;
+    let (vm, gaps) = machine::build(launch, fds, placed, &filters)?;
+    watch(vm.handle(), Arc::clone(socket), filters)?;
     let running = Report::Running { gaps };
     control::send(&**socket, &running, &[]).map_err(|error| error.to_string())?;
     Ok(vm
@@ -101,12 +103,13 @@ fn run(
 }
 
 /// Stops the machine when the sandbox closes its end, wholly or for writing.
-fn watch(handle: VmHandle, socket: Arc<OwnedFd>) -> Result<(), String> {
+fn watch(handle: VmHandle, socket: Arc<OwnedFd>, filters: Filters) -> Result<(), String> {
     let thread = std::thread::Builder::new()
         .name("control".into())
         .stack_size(128 * 1024);
     thread
         .spawn(move || {
+            machine::narrow_to(&filters, Thread::Control);
             let mut byte = [0u8; 1];
             while matches!(rustix::io::read(socket.as_fd(), &mut byte), Ok(1..)) {}
             handle.stop();
