@@ -12,7 +12,7 @@ ONKVM  := tests/lab/on-kvm
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build lab-ready run test lint audit bench lab clean
+.PHONY: help setup kernel agent guest build lab-ready cri-ready run test cri lint audit bench lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,18 +30,24 @@ guest: kernel agent ## build everything that runs in the guest: kernel and initr
 	@$(STEP) "initramfs" guest-kernel-config/initramfs $(AGENT)
 
 build: setup ## build podvmm and its VMM process
-	@$(STEP) "podvmm (release)" cargo build --quiet --locked --release -p podvmm -p podvmm-sandbox --bins
+	@$(STEP) "podvmm (release)" cargo build --quiet --locked --release -p podvmm -p podvmm-sandbox -p podvmm-shim --bins
 	@$(STEP) "kvm-probe" cargo build --quiet --locked -p podvmm-tests --bin kvm-probe
 
 # The lab's packages are installed only where this machine's KVM does not do.
 lab-ready: build
 	@tests/tools/setup lab-if-needed
 
+cri-ready: setup
+	@tests/tools/setup cri
+
 run: guest build lab-ready ## run a command in a pod of its own, and show that the kernels differ
 	@tests/tools/demo
 
-test: guest build lab-ready ## run all checks and tests; ends in a summary
+test: guest build lab-ready cri-ready ## run all checks and tests; ends in a summary
 	@tests/tools/check all
+
+cri: guest build lab-ready cri-ready ## run the CRI tests: containerd, runc and podvmm
+	@tests/tools/check cri
 
 lint: setup ## formatting, clippy and documentation
 	@tests/tools/check lint

@@ -11,6 +11,7 @@ use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use crate::assets::GuestAssets;
+use crate::events::EventSink;
 use crate::jail::{JailMode, SeccompMode, Terms};
 
 /// Name of the export that holds the root file system of a single-container pod.
@@ -75,6 +76,8 @@ pub struct Share {
     /// Whether what is mounted below belongs to it. Without the privilege to leave mounts out they
     /// are seen in any case.
     pub submounts: bool,
+    /// Whether `file` is a mount that is attached nowhere and made for this share.
+    pub detached: bool,
 }
 
 impl Share {
@@ -95,6 +98,25 @@ impl Share {
         };
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
+        Self::of_file(parameter, name, file, path, read_only)
+    }
+
+    /// Shares a file or directory that is open, as `name`; errors call it `parameter` and `path`.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn of_file(
+        parameter: &'static str,
+        name: &str,
+        file: OwnedFd,
+        path: &Path,
+        read_only: bool,
+    ) -> Result<Self, ShareError> {
+        let failed = |source: io::Error| ShareError::Open {
+            parameter,
+            path: path.into(),
+            cause: source,
+        };
         let stat = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if !kind.is_dir() && !kind.is_file() {
@@ -111,6 +133,7 @@ impl Share {
             is_dir,
             unchanging: false,
             submounts: true,
+            detached: false,
         })
     }
 
@@ -119,6 +142,7 @@ impl Share {
         Terms {
             read_only: self.read_only,
             submounts: self.submounts,
+            detached: self.detached,
         }
     }
 }
@@ -148,6 +172,8 @@ pub struct PodConfig {
     pub cancel: Option<OwnedFd>,
     /// What the VMM process logs to this process's standard error.
     pub log: Option<log::LevelFilter>,
+    /// Who is told of what happens in the pod.
+    pub events: Option<EventSink>,
     /// How much of a jail the VMM process must have.
     pub jail: JailMode,
     /// What happens to a system call of the VMM process that it has no reason to make.
@@ -177,6 +203,7 @@ impl PodConfig {
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,
+            events: None,
             jail: JailMode::default(),
             seccomp: SeccompMode::default(),
             cgroup: None,

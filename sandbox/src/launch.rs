@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::assets;
 use crate::config::{PodConfig, Share};
-use crate::control::{self, End, GuestFile, Launch, LaunchShare, Report};
+use crate::control::{self, Answer, End, GuestFile, Launch, LaunchShare, Report, Request};
 use crate::jail::{JailMode, Terms, WardenOptions, confine};
 use crate::pod::PodError;
 use crate::rundir::RunDir;
@@ -32,31 +33,49 @@ const WARDEN: &str = "podvmm-warden";
 /// Longest error output of a dead VMM that is repeated.
 const MAX_STDERR: u64 = 4096;
 
-/// A VMM process.
+/// A VMM process. All of it may be used from several threads at once.
 #[derive(Debug)]
 pub struct VmmProcess {
-    child: Child,
+    pid: u32,
     control: OwnedFd,
-    /// What it wrote to standard error, where that is not ours.
-    stderr: Option<File>,
-    ended: Option<(End, String)>,
-    /// What of its jail is missing.
-    gaps: Vec<String>,
+    /// Held from a request to its answer.
+    requests: Mutex<OwnedFd>,
+    life: Mutex<Life>,
+    jail: JailMode,
+    /// What of its jail is missing, a sentence each.
+    gaps: Mutex<Vec<String>>,
     kernel: PathBuf,
     initrd: PathBuf,
 }
 
-/// A share as the VMM is given it.
-enum Confined<'a> {
-    Alone(OwnedFd),
-    AsItIs(&'a Share),
+/// What whoever waits for the process's end finds out.
+#[derive(Debug)]
+struct Life {
+    child: Child,
+    /// What it wrote to standard error, where that is not ours.
+    stderr: Option<File>,
+    ended: Option<(End, String)>,
 }
 
-impl Confined<'_> {
+/// A descriptor that the VMM is given.
+enum Given<'a> {
+    /// Of a mount without surroundings.
+    Alone(OwnedFd),
+    /// As the sandbox has it.
+    AsItIs(BorrowedFd<'a>),
+}
+
+impl Given<'_> {
+    fn is_alone(&self) -> bool {
+        matches!(self, Self::Alone(_))
+    }
+}
+
+impl AsFd for Given<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Alone(fd) => fd.as_fd(),
-            Self::AsItIs(share) => share.file.as_fd(),
+            Self::AsItIs(fd) => *fd,
         }
     }
 }
@@ -85,9 +104,13 @@ impl VmmProcess {
     ) -> Result<Self, PodError> {
         let start_error = |source: io::Error| PodError::StartVmm { source };
         let binary = assets::vmm_binary()?;
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .map_err(|errno| start_error(errno.into()))?;
+        let pair = || {
+            let (unix, packets) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+            socketpair(unix, packets, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| start_error(errno.into()))
+        };
+        let (ours, theirs) = pair()?;
+        let (requests, their_requests) = pair()?;
         let (stderr, to_child) = if config.log.is_some() {
             (None, Stdio::inherit())
         } else {
@@ -118,91 +141,91 @@ impl VmmProcess {
         let child = command
             .spawn()
             .map_err(|source| PodError::SpawnVmm { binary, source })?;
-        let mut process = Self {
-            child,
+        let process = Self {
+            pid: child.id(),
             control: ours,
-            stderr,
-            ended: None,
-            gaps: Vec::new(),
+            requests: Mutex::new(requests),
+            life: Mutex::new(Life {
+                child,
+                stderr,
+                ended: None,
+            }),
+            jail: config.jail,
+            gaps: Mutex::default(),
             kernel: resources.kernel.0.clone(),
             initrd: resources.initrd.0.clone(),
         };
-        process.configure(config, dir, resources)?;
+        process.configure(config, dir, resources, &their_requests)?;
         Ok(process)
     }
 
     fn configure(
-        &mut self,
+        &self,
         config: &PodConfig,
         dir: &RunDir,
         resources: &Resources,
+        their_requests: &OwnedFd,
     ) -> Result<(), PodError> {
-        let shares = config.shares.iter().map(|share| LaunchShare {
-            name: share.name.clone(),
-            read_only: share.read_only,
-            unchanging: share.unchanging,
-        });
-        let (root, files) = self.confine(config, dir);
+        let root = dir.open_vmm_root();
+        let root = root.map_err(|source| PodError::StartVmm { source })?;
+        let sockets_only = Terms {
+            read_only: true,
+            ..Terms::default()
+        };
+        let mut files = vec![(root.as_fd(), sockets_only)];
+        files.extend(config.shares.iter().map(|s| (s.file.as_fd(), s.terms())));
+        let mut root = self.confine(&files)?;
+        let shares = root.split_off(1);
+        // Without a mount of its own it cannot become the root.
+        root.retain(Given::is_alone);
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
             cmdline: kernel_parameters(),
             seccomp: config.seccomp,
-            root: root.is_some(),
+            root: !root.is_empty(),
             console: config.console.is_some(),
             vsock_path: dir.vsock().display().to_string(),
             share_tag: SHARE_TAG.to_owned(),
-            shares: shares.collect(),
+            shares: config.shares.iter().map(launch_share).collect(),
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
             resources.kvm.as_fd(),
             resources.kernel.1.as_fd(),
             resources.initrd.1.as_fd(),
             resources.vsock.as_fd(),
+            their_requests.as_fd(),
         ];
-        fds.extend(root.iter().map(AsFd::as_fd));
+        fds.extend(root.iter().map(Given::as_fd));
         fds.extend(config.console.iter().map(AsFd::as_fd));
-        fds.extend(files.iter().map(Confined::as_fd));
+        fds.extend(shares.iter().map(Given::as_fd));
         control::send(&self.control, &launch, &fds).map_err(|source| PodError::StartVmm { source })
     }
 
-    /// The VMM's root directory and the shares, without their surroundings if that can be had.
-    fn confine<'a>(
-        &mut self,
-        config: &'a PodConfig,
-        dir: &RunDir,
-    ) -> (Option<OwnedFd>, Vec<Confined<'a>>) {
-        let as_they_are = config.shares.iter().map(Confined::AsItIs);
-        if config.jail == JailMode::Off {
-            return (None, as_they_are.collect());
+    /// What the VMM is given for `files`: as they are, or without their surroundings.
+    fn confine<'a>(&self, files: &[(BorrowedFd<'a>, Terms)]) -> Result<Vec<Given<'a>>, PodError> {
+        let as_they_are = || files.iter().map(|(fd, _)| Given::AsItIs(*fd)).collect();
+        if self.jail == JailMode::Off {
+            return Ok(as_they_are());
         }
-        let confined = dir.open_vmm_root().and_then(|root| {
-            let terms = Terms {
-                read_only: true,
-                submounts: false,
-            };
-            let shares = config.shares.iter();
-            let shares = shares.map(|share| (share.file.as_fd(), share.terms()));
-            let all: Vec<_> = std::iter::once((root.as_fd(), terms))
-                .chain(shares)
-                .collect();
-            confine(&all)
-        });
-        let mut confined = match confined {
-            Ok(confined) => confined.into_iter(),
+        match confine(files) {
+            Ok(confined) => Ok(confined.into_iter().map(Given::Alone).collect()),
             Err(error) => {
                 let what = "what is beside and above a share can be reached from it";
-                self.gaps.push(format!("{what}: {error}"));
-                return (None, as_they_are.collect());
+                let gap = format!("{what}: {error}");
+                if self.jail == JailMode::Full {
+                    let message = format!("--jail full: {gap}");
+                    return Err(PodError::Vmm { message });
+                }
+                lock(&self.gaps).push(gap);
+                Ok(as_they_are())
             }
-        };
-        let root = confined.next();
-        (root, confined.map(Confined::Alone).collect())
+        }
     }
 
     /// What of its jail is missing, as far as it has said, a sentence each.
-    pub fn gaps(&self) -> &[String] {
-        &self.gaps
+    pub fn gaps(&self) -> Vec<String> {
+        lock(&self.gaps).clone()
     }
 
     /// Readable when the process has something to say or is gone.
@@ -228,34 +251,86 @@ impl VmmProcess {
         }
     }
 
+    /// Its warden's number among the host's processes, which lives as long as it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Shows the guest one more file or directory.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`].
+    pub fn add_share(&self, share: &Share) -> Result<(), PodError> {
+        let request = Request::AddShare(launch_share(share));
+        let given = self.confine(&[(share.file.as_fd(), share.terms())])?;
+        let fds: Vec<_> = given.iter().map(Given::as_fd).collect();
+        self.request(&share.name, &request, &fds)
+    }
+
+    /// Takes a share away; what the guest still holds of it answers `ESTALE`.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`].
+    pub fn remove_share(&self, name: &str) -> Result<(), PodError> {
+        let request = Request::RemoveShare { name: name.into() };
+        self.request(name, &request, &[])
+    }
+
+    fn request(
+        &self,
+        share: &str,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), PodError> {
+        let failed = |message: String| PodError::ChangeShare {
+            share: share.to_owned(),
+            message,
+        };
+        let socket = lock(&self.requests);
+        control::send(&*socket, request, fds).map_err(|error| failed(error.to_string()))?;
+        match control::receive::<Answer>(&*socket) {
+            Ok(Some((Answer::Done, _))) => Ok(()),
+            Ok(Some((Answer::Refused { message }, _))) => Err(failed(message)),
+            Ok(None) => Err(failed("the VMM process is gone".into())),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
     /// Takes the next report, waiting for it. `Err` once the VM has stopped or was never made.
-    pub fn next_report(&mut self) -> Result<(), PodError> {
+    pub fn next_report(&self) -> Result<(), PodError> {
+        // One at a time: who comes second finds what the first was told.
+        let mut life = lock(&self.life);
+        if let Some((end, console)) = life.ended.clone() {
+            return Err(PodError::Ended { end, console });
+        }
         match control::receive::<Report>(&self.control) {
             Ok(Some((Report::Running { gaps }, _))) => {
-                self.gaps.extend(gaps);
+                lock(&self.gaps).extend(gaps);
                 Ok(())
             }
             Ok(Some((Report::Failed { file, message }, _))) => Err(self.refused(file, message)),
             Ok(Some((Report::Stopped { end, console }, _))) => {
-                self.ended = Some((end.clone(), console.clone()));
+                life.ended = Some((end.clone(), console.clone()));
                 Err(PodError::Ended { end, console })
             }
-            Ok(None) => Err(self.died()),
+            Ok(None) => Err(life.died()),
             Err(source) => Err(PodError::Control { source }),
         }
     }
 
-    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
-    pub fn stop(mut self) -> Option<End> {
+    /// Tells the VM to stop, and does not wait for it.
+    pub fn ask_to_stop(&self) {
         // Half-closing is the order to stop; the answer still comes through.
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Write);
-        while self.ended.is_none() {
-            if self.next_report().is_err() {
-                break;
-            }
-        }
-        let _ = self.child.wait();
-        self.ended.take().map(|(end, _)| end)
+    }
+
+    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
+    pub fn stop(&self) -> Option<End> {
+        self.ask_to_stop();
+        while self.next_report().is_ok() {}
+        let mut life = lock(&self.life);
+        let _ = life.child.wait();
+        life.ended.as_ref().map(|(end, _)| end.clone())
     }
 
     /// The VM could not be made: says which parameter is at fault where one is.
@@ -271,7 +346,9 @@ impl VmmProcess {
             message,
         }
     }
+}
 
+impl Life {
     /// The process ended without a report: says what is known of it.
     fn died(&mut self) -> PodError {
         let status = self.child.wait();
@@ -293,10 +370,23 @@ impl VmmProcess {
 
 impl Drop for VmmProcess {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        let life = self.life.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if matches!(life.child.try_wait(), Ok(None)) {
+            let _ = life.child.kill();
+            let _ = life.child.wait();
         }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn launch_share(share: &Share) -> LaunchShare {
+    LaunchShare {
+        name: share.name.clone(),
+        read_only: share.read_only,
+        unchanging: share.unchanging,
     }
 }
 

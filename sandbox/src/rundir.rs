@@ -3,7 +3,7 @@
 //! The directory is `<root>/<name>`. Its owner holds a lock on the file `lock` in it for as long as
 //! it lives; a directory whose lock is free was left by somebody who is gone, and is taken over.
 //!
-//! What is in its subdirectory `vmm` is all of the host's tree that a jailed VMM process sees, as its
+//! What is in its subdirectory `vm` is all of the host's tree that a jailed VMM process sees, as its
 //! root directory, and nothing but sockets belongs there.
 
 use std::fs::{self, DirBuilder, File};
@@ -15,17 +15,17 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use thiserror::Error;
 
-/// Longest name of a pod: as for a DNS label, and short enough for a Unix socket below it.
-pub const MAX_NAME: usize = 63;
+/// Longest name of a pod: as long as container engines let one be.
+pub const MAX_NAME: usize = 76;
 
 /// Longest path of a Unix socket (`sun_path` without its terminator).
 const MAX_SOCKET_PATH: usize = 107;
 /// The longest name of a socket in a pod's directory.
-const LONGEST_SOCKET: &str = "vmm/vsock.sock_4294967295";
+const LONGEST_SOCKET: &str = "vm/sock_4294967295";
 /// The subdirectory that the VMM process sees.
-const VMM_ROOT: &str = "vmm";
+const VMM_ROOT: &str = "vm";
 /// The Unix socket in there.
-const VSOCK: &str = "vsock.sock";
+const VSOCK: &str = "sock";
 
 /// Why a pod could not have its directory.
 #[derive(Debug, Error)]
@@ -253,8 +253,8 @@ mod tests {
     fn what_a_dead_owner_left_is_cleaned() {
         let root = root("stale");
         fs::create_dir_all(root.join("web/deep")).unwrap();
-        fs::create_dir_all(root.join("web/vmm")).unwrap();
-        fs::write(root.join("web/vmm/vsock.sock"), "").unwrap();
+        fs::create_dir_all(root.join("web/vm")).unwrap();
+        fs::write(root.join("web/vm/sock"), "").unwrap();
         fs::write(root.join("web/lock"), "").unwrap();
         let taken = RunDir::create(&root, "web").unwrap();
         assert!(!taken.vsock().exists() && !root.join("web/deep").exists());
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_the_root() {
-        let long = "x".repeat(64);
+        let long = "x".repeat(MAX_NAME + 1);
         for name in ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", &long] {
             assert!(
                 matches!(check_name(name), Err(RunDirError::Name(_))),

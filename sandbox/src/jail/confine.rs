@@ -26,12 +26,14 @@ use super::sys;
 const PATH_MAX: usize = 4096;
 
 /// What the VMM may do in a share, and whether it has what is mounted below.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// Whether all changes are refused.
     pub read_only: bool,
     /// Whether mounts below it belong to it.
     pub submounts: bool,
+    /// Whether it is a mount without surroundings already, which is given as it is.
+    pub detached: bool,
 }
 
 /// Clones each file or directory as a mount of its own that is attached nowhere.
@@ -50,18 +52,10 @@ pub fn confine(shares: &[(BorrowedFd<'_>, Terms)]) -> io::Result<Vec<OwnedFd>> {
 }
 
 fn clone_mount(fd: BorrowedFd<'_>, terms: Terms) -> Result<OwnedFd, Errno> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    if terms.submounts {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let mount = match open_tree(fd, c"", flags) {
-        // What is mounted below could be there to hide something, so a user namespace keeps it.
-        Err(Errno::INVAL) if !terms.submounts => {
-            open_tree(fd, c"", flags | OpenTreeFlags::AT_RECURSIVE)?
-        }
-        other => other?,
+    let mount = if terms.detached {
+        rustix::io::fcntl_dupfd_cloexec(fd, 0)?
+    } else {
+        clone_of(fd, terms.submounts)?
     };
     let mut attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     if terms.read_only {
@@ -69,6 +63,20 @@ fn clone_mount(fd: BorrowedFd<'_>, terms: Terms) -> Result<OwnedFd, Errno> {
     }
     sys::add_mount_attributes(&mount, attributes, true).map_err(errno)?;
     Ok(mount)
+}
+
+fn clone_of(fd: BorrowedFd<'_>, submounts: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if submounts {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    match open_tree(fd, c"", flags) {
+        // What is mounted below could be there to hide something, so a user namespace keeps it.
+        Err(Errno::INVAL) if !submounts => open_tree(fd, c"", flags | OpenTreeFlags::AT_RECURSIVE),
+        other => other,
+    }
 }
 
 fn errno(error: io::Error) -> Errno {
@@ -216,6 +224,7 @@ mod tests {
         let terms = |read_only| Terms {
             read_only,
             submounts: true,
+            detached: false,
         };
         let shares = [(open.as_fd(), terms(false)), (open.as_fd(), terms(true))];
         let cloned = match by(&shares) {
@@ -262,7 +271,7 @@ mod tests {
             mount("none", &dir.0, "tmpfs", MountFlags::empty(), None)?;
             let terms = Terms {
                 read_only: true,
-                submounts: false,
+                ..Terms::default()
             };
             Ok(confine_in_child(&[(open.as_fd(), terms)]))
         };

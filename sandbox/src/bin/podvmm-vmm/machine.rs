@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use devices::DeviceKind;
-use devices::fs::{CachePolicy, Export, Fs, FsConfig, FsSettings};
+use devices::fs::{ExportHandle, Fs, FsConfig, FsSettings};
 use devices::rng::Rng;
 use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
@@ -16,6 +16,8 @@ use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Jail, Placement};
 use podvmm_sandbox::rundir;
 use vmm::{BuildError, MemorySize, ThreadHook, ThreadKind, VcpuCount, Vm, VmBuilder};
+
+use crate::requests::export;
 
 /// Every guest is alone on its socket, so all have the same address.
 const GUEST_CID: u32 = 3;
@@ -62,14 +64,22 @@ impl From<BuildError> for Refusal {
     }
 }
 
-/// Goes to jail and makes the machine there that `launch` describes of the files in `fds`. Gives
-/// what of the jail is missing as well.
+/// A machine and what steers it while it runs.
+pub struct Machine {
+    pub vm: Vm,
+    pub exports: ExportHandle,
+    pub requests: OwnedFd,
+    /// What of its jail is missing.
+    pub gaps: Vec<String>,
+}
+
+/// Goes to jail and makes the machine there that `launch` describes of the files in `fds`.
 pub fn build(
     launch: &Launch,
     fds: Vec<OwnedFd>,
     (placement, gate): (Placement, OwnedFd),
     filters: &Filters,
-) -> Result<(Vm, Vec<String>), Refusal> {
+) -> Result<Machine, Refusal> {
     let mut fds = fds.into_iter();
     let mut next = |what: &str| {
         fds.next()
@@ -79,6 +89,7 @@ pub fn build(
     let kernel = File::from(next("the kernel")?);
     let initrd = File::from(next("the initramfs")?);
     let listener = UnixListener::from(next("the vsock listener")?);
+    let requests = next("requests")?;
     let root = if launch.root {
         Some(next("the root directory")?)
     } else {
@@ -104,6 +115,8 @@ pub fn build(
     } else {
         PathBuf::from(&launch.vsock_path)
     };
+    let fs = fs(launch, shares, &jail)?;
+    let exports = fs.exports();
     let mut builder = VmBuilder::new(kernel)
         .kvm(kvm)
         .initrd(initrd)
@@ -111,13 +124,18 @@ pub fn build(
         .memory(MemorySize::from_bytes(launch.memory).map_err(|error| error.to_string())?)
         .cmdline(launch.cmdline.clone())
         .device(Box::new(vsock(listener, sockets)?))
-        .device(Box::new(fs(launch, shares, &jail)?))
+        .device(Box::new(fs))
         .device(Box::new(Rng))
         .on_thread_start(narrow(filters.clone()));
     if let Some(console) = console {
         builder = builder.console(console);
     }
-    Ok((builder.build()?, jail.gaps))
+    Ok(Machine {
+        vm: builder.build()?,
+        exports,
+        requests,
+        gaps: jail.gaps,
+    })
 }
 
 /// Narrows each thread of the machine to its list of system calls before it does anything.
@@ -162,20 +180,7 @@ fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Res
     let config = FsConfig::try_from(settings).map_err(|error| with_causes(&error))?;
     let exports = shares
         .into_iter()
-        .map(|(share, file)| {
-            let export = Export::new(&share.name, file).map_err(|error| with_causes(&error))?;
-            let cache = if share.unchanging {
-                CachePolicy::Always
-            } else {
-                CachePolicy::Auto
-            };
-            let export = export.cache(cache);
-            Ok(if share.read_only {
-                export
-            } else {
-                export.writable()
-            })
-        })
+        .map(|(share, file)| export(share, file))
         .collect::<Result<Vec<_>, String>>()?;
     let proc_fds = rustix::io::dup(&jail.proc_fds).map_err(|errno| errno.to_string())?;
     Fs::with_proc_fds(config, exports, proc_fds).map_err(|error| with_causes(&error))

@@ -6,9 +6,10 @@
 //! `control`). It stops when the guest does, when it is told to, and when its sandbox is gone.
 
 mod machine;
+mod requests;
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ use podvmm_sandbox::control::{self, End, Launch, Report};
 use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Placement, WardenOptions};
 use podvmm_sandbox::logging;
-use vmm::{Stop, StopReason, VmHandle};
+use vmm::{Stop, StopReason};
 
-use crate::machine::Refusal;
+use crate::machine::{Machine, Refusal};
+use crate::requests::Steering;
 
 /// Most console output that a report carries, in bytes.
 const CONSOLE_BYTES: usize = 4096;
@@ -93,8 +95,18 @@ fn run(
     socket: &Arc<OwnedFd>,
 ) -> Result<Stop, Refusal> {
     let filters = Filters::new(launch.seccomp).map_err(|error| machine::with_causes(&error))?;
-    let (vm, gaps) = machine::build(launch, fds, placed, &filters)?;
-    watch(vm.handle(), Arc::clone(socket), filters)?;
+    let Machine {
+        vm,
+        exports,
+        requests,
+        gaps,
+    } = machine::build(launch, fds, placed, &filters)?;
+    let steering = Steering {
+        vm: vm.handle(),
+        exports,
+        requests,
+    };
+    steer(steering, Arc::clone(socket), filters)?;
     let running = Report::Running { gaps };
     control::send(&**socket, &running, &[]).map_err(|error| error.to_string())?;
     Ok(vm
@@ -102,17 +114,14 @@ fn run(
         .map_err(|error| format!("the VM cannot run: {error}"))?)
 }
 
-/// Stops the machine when the sandbox closes its end, wholly or for writing.
-fn watch(handle: VmHandle, socket: Arc<OwnedFd>, filters: Filters) -> Result<(), String> {
+fn steer(steering: Steering, lifeline: Arc<OwnedFd>, filters: Filters) -> Result<(), String> {
     let thread = std::thread::Builder::new()
         .name("control".into())
         .stack_size(128 * 1024);
     thread
         .spawn(move || {
             machine::narrow_to(&filters, Thread::Control);
-            let mut byte = [0u8; 1];
-            while matches!(rustix::io::read(socket.as_fd(), &mut byte), Ok(1..)) {}
-            handle.stop();
+            requests::serve(&lifeline, steering);
         })
         .map_err(|error| format!("no thread for the control socket: {error}"))?;
     Ok(())

@@ -140,7 +140,8 @@ const MACHINE: &[u32] = &[
 
 /// The thread that hears from the sandbox.
 const CONTROL: &[Call] = calls![
-    SYS_read, "the end of the socket to the sandbox";
+    SYS_poll, "waits for orders and for the end of the sandbox";
+    SYS_ppoll, "the same, as newer systems have it";
     SYS_recvmsg, "orders of the sandbox, and the shares that come with them";
     SYS_sendmsg, "answers";
     SYS_fstat, "what kind of file a share is";

@@ -17,7 +17,6 @@
 //! the kernel log them.
 
 mod lists;
-mod names;
 mod violation;
 
 use std::collections::BTreeMap;

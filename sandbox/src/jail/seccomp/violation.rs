@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::names;
+use syscalls::Sysno;
 
 /// 128 and the number of SIGSYS.
 const STATUS: i32 = 128 + libc::SIGSYS;
@@ -39,7 +39,8 @@ extern "C" fn refused(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut lib
         // The kernel puts the registers back as they were before the call.
         let number = register(libc::REG_RAX);
         line.text(b": system call ");
-        line.text(names::name(number).unwrap_or("unknown").as_bytes());
+        let name = Sysno::new(number as usize).map_or("unknown", |call| call.name());
+        line.text(name.as_bytes());
         line.text(b" (");
         line.number(number);
         for index in [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX] {

@@ -1,0 +1,101 @@
+//! Containers without a pod, by containerd's own tool.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use podvmm_cri_tests::pod::Node;
+use podvmm_cri_tests::{spec, wait};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::case::{Case, Outcome};
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "run",
+        about: "`ctr run --rm`: output and exit status",
+        run,
+    },
+    Case {
+        name: "run_tty",
+        about: "`ctr run --rm -t`: a terminal",
+        run: run_tty,
+    },
+];
+
+/// `ctr run` of a script.
+fn ctr_run(node: Node<'_>, name: &str, options: &[&str], script: &str) -> Command {
+    let mut command = node.bed.ctr();
+    command
+        .args(["--namespace", "k8s.io", "run", "--rm"])
+        .args(["--runtime", node.handler.runtime_type])
+        .args(["--cgroup", &format!("/podvmm-cri/{name}")])
+        .args(options)
+        .args([spec::UBUNTU, name, "/bin/sh", "-c", script]);
+    command
+}
+
+fn run(node: Node<'_>) -> Result<Outcome> {
+    let output = ctr_run(node, "ctr-run", &[], "uname -r; echo err >&2; exit 6")
+        .stdin(Stdio::null())
+        .output()
+        .context("ctr")?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(6),
+        "{}: {stdout:?}, {stderr:?}",
+        output.status
+    );
+    ensure!(stderr.contains("err\n"), "{stderr:?}");
+    let nodes = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    ensure!(
+        (stdout != nodes) == node.handler.own_kernel && !stdout.is_empty(),
+        "`uname -r` is {stdout:?}"
+    );
+    Ok(Outcome::Works)
+}
+
+fn run_tty(node: Node<'_>) -> Result<Outcome> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("a terminal")?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let path = ptsname(&master, Vec::new())?;
+    let terminal = || {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(path.to_string_lossy().as_ref())
+    };
+    let mut child = ctr_run(
+        node,
+        "ctr-run-tty",
+        &["--tty"],
+        "test -t 0 && tty; echo done",
+    )
+    .stdin(terminal()?)
+    .stdout(terminal()?)
+    .stderr(terminal()?)
+    .spawn()
+    .context("ctr")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // When the last one has closed the other end, reading fails with EIO.
+        let _ = File::from(master).read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let ended = wait::until(30, "ctr has ended", || Ok(child.try_wait()?));
+    if ended.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    let text = reader.join().ok().context("the reader panicked")?;
+    let status = ended.with_context(|| format!("the terminal has {text:?}"))?;
+    ensure!(status.success(), "{status}: {text:?}");
+    ensure!(
+        text.contains("/dev/") && text.contains("done\r\n"),
+        "{text:?}"
+    );
+    Ok(Outcome::Works)
+}

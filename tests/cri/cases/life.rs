@@ -1,0 +1,402 @@
+//! How containers and pods end, start again, and outlive what manages them.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_cri::v1 as cri;
+use podvmm_cri_tests::client::CallError;
+use podvmm_cri_tests::pod::{Container, Node, Pod};
+use podvmm_cri_tests::spec::{ContainerSpec, PodSpec};
+use podvmm_cri_tests::wait;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::case::{Case, Outcome};
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "exit_status",
+        about: "exit status and reason of a container that ends by itself",
+        run: exit_status,
+    },
+    Case {
+        name: "termination_message",
+        about: "the termination message is the node's to read",
+        run: termination_message,
+    },
+    Case {
+        name: "stop",
+        about: "StopContainer: SIGTERM, and the container's own exit status",
+        run: stop,
+    },
+    Case {
+        name: "stop_after_grace",
+        about: "StopContainer: SIGKILL after the grace period, exit status 137",
+        run: stop_after_grace,
+    },
+    Case {
+        name: "start_error",
+        about: "a command that does not exist is an error of StartContainer that names it",
+        run: start_error,
+    },
+    Case {
+        name: "container_restart",
+        about: "a container that has ended is created again in the same pod, which keeps its address",
+        run: container_restart,
+    },
+    Case {
+        name: "two_containers",
+        about: "two containers of a pod share localhost, and end one by one",
+        run: two_containers,
+    },
+    Case {
+        name: "many_pods",
+        about: "four pods start at the same time, and end at the same time",
+        run: many_pods,
+    },
+    Case {
+        name: "stop_twice",
+        about: "StopPodSandbox and RemovePodSandbox can be repeated",
+        run: stop_twice,
+    },
+    Case {
+        name: "remove_running",
+        about: "RemovePodSandbox of a pod that runs ends it",
+        run: remove_running,
+    },
+];
+
+/// These restart containerd or kill shims.
+pub const FAULTS: &[Case] = &[
+    Case {
+        name: "containerd_restart",
+        about: "a pod outlives a restart of containerd: exec, logs and exit status work on",
+        run: containerd_restart,
+    },
+    Case {
+        name: "exit_unseen",
+        about: "a container that ends while containerd is away is found ended, with its status",
+        run: exit_unseen,
+    },
+    Case {
+        name: "shim_killed",
+        about: "a pod whose shim was killed is seen to have failed, and can be deleted",
+        run: shim_killed,
+    },
+];
+
+fn exit_status(node: Node<'_>) -> Result<Outcome> {
+    let (pod, ill) = node.run("exit-status", ContainerSpec::sh("exit 7"))?;
+    let well = pod.start(ContainerSpec::sh("exit 0").called("well"))?;
+    let status = ill.ended(10)?;
+    ensure!(
+        (status.exit_code, status.reason.as_str()) == (7, "Error"),
+        "{status:?}"
+    );
+    let status = well.ended(10)?;
+    ensure!(
+        (status.exit_code, status.reason.as_str()) == (0, "Completed"),
+        "{status:?}"
+    );
+    ensure!(
+        0 < status.started_at && status.started_at <= status.finished_at,
+        "started at {}, finished at {}",
+        status.started_at,
+        status.finished_at,
+    );
+    ensure!(
+        pod.status()?.state() == cri::PodSandboxState::SandboxReady,
+        "the pod ended with its containers"
+    );
+    let output = well.exec(&["true"]);
+    ensure!(
+        output.is_err(),
+        "a command was run in a container that has ended: {output:?}"
+    );
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn termination_message(node: Node<'_>) -> Result<Outcome> {
+    let script = "echo 'out of cheese' >/dev/termination-log; exit 1";
+    let (pod, container) = node.run("message", ContainerSpec::sh(script))?;
+    container.ended(10)?;
+    let message = fs::read_to_string(&container.termination)?;
+    ensure!(message == "out of cheese\n", "{message:?}");
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn stop(node: Node<'_>) -> Result<Outcome> {
+    let script = "trap 'echo ending; exit 3' TERM; echo ready; sleep 1000000 & wait";
+    let (pod, container) = node.run("stop", ContainerSpec::sh(script))?;
+    container.has_logged("ready")?;
+    let began = Instant::now();
+    container.stop(600)?;
+    let took = began.elapsed();
+    ensure!(took < Duration::from_secs(60), "it took {took:?}");
+    let status = container.status()?;
+    ensure!(status.exit_code == 3, "{status:?}");
+    container.has_logged("ending")?;
+    // kubelet asks again if it is not sure of the answer.
+    container.stop(1)?;
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn stop_after_grace(node: Node<'_>) -> Result<Outcome> {
+    let script = "trap '' TERM; echo ready; while :; do sleep 1; done";
+    let (pod, container) = node.run("grace", ContainerSpec::sh(script))?;
+    container.has_logged("ready")?;
+    let began = Instant::now();
+    container.stop(3)?;
+    let took = began.elapsed();
+    ensure!(took >= Duration::from_secs(3), "it took {took:?}");
+    let status = container.status()?;
+    ensure!(
+        (status.exit_code, status.reason.as_str()) == (137, "Error"),
+        "{status:?}"
+    );
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn start_error(node: Node<'_>) -> Result<Outcome> {
+    let pod = node.run_pod(PodSpec::new("start-error"))?;
+    let container = pod.create(ContainerSpec::sh("").command(&["/no/such/program", "word"]))?;
+    let Err(CallError { message, .. }) = container.start() else {
+        anyhow::bail!("StartContainer succeeded");
+    };
+    ensure!(message.contains("/no/such/program"), "{message}");
+    let status = container.status()?;
+    ensure!(
+        status.state() == cri::ContainerState::ContainerExited
+            && (status.exit_code, status.reason.as_str()) == (128, "StartError"),
+        "{status:?}"
+    );
+    container.remove()?;
+    let next = pod.start(ContainerSpec::idle().called("next"))?;
+    ensure!(next.sh("echo fine")? == "fine", "the pod after that");
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn container_restart(node: Node<'_>) -> Result<Outcome> {
+    let pod = node.run_pod(PodSpec::new("restart"))?;
+    let volume = pod.volume("kept")?;
+    let ip = pod.ip()?;
+    for attempt in 0..3 {
+        let mut spec = ContainerSpec::sh("echo run >>/kept/runs; touch /srv/mark; exit 1")
+            .mount(&volume, "/kept", false);
+        spec.config.metadata.get_or_insert_default().attempt = attempt;
+        let container = pod.start(spec)?;
+        let status = container.ended(10)?;
+        ensure!(status.exit_code == 1, "attempt {attempt}: {status:?}");
+        container.remove()?;
+    }
+    let container = pod.start(
+        ContainerSpec::idle()
+            .called("after")
+            .mount(&volume, "/kept", false),
+    )?;
+    ensure!(
+        container.sh("cat /kept/runs")? == "run\nrun\nrun",
+        "what the runs left"
+    );
+    ensure!(
+        container.sh("ls /srv")? == "seed",
+        "the root is not a fresh one"
+    );
+    ensure!(
+        container.sh("ip -o -4 addr show dev eth0")?.contains(&ip),
+        "the address"
+    );
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn two_containers(node: Node<'_>) -> Result<Outcome> {
+    let (pod, server) = node.run(
+        "two",
+        ContainerSpec::sh("exec httpd -f -p 127.0.0.1:8080 -h /srv"),
+    )?;
+    let client = pod.start(ContainerSpec::idle().called("client"))?;
+    wait::until(20, "the other container answers on localhost", || {
+        let output = client.exec(&["wget", "-q", "-O", "-", "http://127.0.0.1:8080/seed"])?;
+        Ok((output.stdout == "came with the image\n").then_some(()))
+    })?;
+    ensure!(
+        client.sh("hostname")? == server.sh("hostname")?,
+        "host names"
+    );
+    ensure!(
+        !client.sh("ps")?.contains("httpd"),
+        "the other's processes are seen"
+    );
+    server.stop(1)?;
+    ensure!(
+        client.sh("echo on")? == "on",
+        "the client ended with the server"
+    );
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn many_pods(node: Node<'_>) -> Result<Outcome> {
+    let started: Vec<Result<(Pod, Container)>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|number| {
+                scope.spawn(move || {
+                    let script =
+                        format!("echo pod {number}; trap 'exit 0' TERM; sleep 1000000 & wait");
+                    node.run(&format!("many-{number}"), ContainerSpec::sh(&script))
+                })
+            })
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().ok();
+        threads.into_iter().filter_map(join).collect()
+    });
+    let pods = started.into_iter().collect::<Result<Vec<_>>>()?;
+    ensure!(pods.len() == 4, "a thread panicked");
+    let mut addresses = Vec::new();
+    for (number, (pod, container)) in pods.iter().enumerate() {
+        container.has_logged(&format!("pod {number}\n"))?;
+        addresses.push(pod.ip()?);
+    }
+    addresses.sort();
+    addresses.dedup();
+    ensure!(addresses.len() == 4, "{addresses:?}");
+    let removed: Vec<Result<()>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = pods
+            .into_iter()
+            .map(|(pod, _)| scope.spawn(move || pod.remove()))
+            .collect();
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().ok())
+            .collect()
+    });
+    removed.into_iter().collect::<Result<Vec<()>>>()?;
+    Ok(Outcome::Works)
+}
+
+fn stop_twice(node: Node<'_>) -> Result<Outcome> {
+    let (pod, container) = node.run("stop-twice", ContainerSpec::idle())?;
+    pod.stop()?;
+    ensure!(
+        pod.status()?.state() == cri::PodSandboxState::SandboxNotready,
+        "{:?}",
+        pod.status()?
+    );
+    // A pod that is stopped takes its containers along.
+    container.ended(10)?;
+    pod.stop().context("the second time")?;
+    let id = pod.id.clone();
+    pod.remove()?;
+    let again = cri::RemovePodSandboxRequest { pod_sandbox_id: id };
+    node.cri()
+        .remove_pod_sandbox(again)
+        .context("the second time")?;
+    Ok(Outcome::Works)
+}
+
+fn remove_running(node: Node<'_>) -> Result<Outcome> {
+    let (pod, _container) = node.run("remove-running", ContainerSpec::idle())?;
+    node.cri()
+        .remove_pod_sandbox(cri::RemovePodSandboxRequest {
+            pod_sandbox_id: pod.id.clone(),
+        })?;
+    let left = node
+        .cri()
+        .list_containers(cri::ListContainersRequest { filter: None })?;
+    ensure!(left.containers.is_empty(), "{left:?}");
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn containerd_restart(node: Node<'_>) -> Result<Outcome> {
+    let script =
+        "trap 'exit 9' TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2 & wait $!; done";
+    let (pod, container) = node.run("containerd-restart", ContainerSpec::sh(script))?;
+    container.has_logged("3\n")?;
+    let ip = pod.ip()?;
+    node.bed.restart(node.assets)?;
+    ensure!(
+        pod.status()?.state() == cri::PodSandboxState::SandboxReady && pod.ip()? == ip,
+        "{:?}",
+        pod.status()?
+    );
+    let status = container.status()?;
+    ensure!(
+        status.state() == cri::ContainerState::ContainerRunning,
+        "{status:?}"
+    );
+    ensure!(container.sh("echo on")? == "on", "exec");
+    let lines = container.logged("stdout")?.lines().count();
+    container
+        .has_logged(&format!("\n{}\n", lines + 5))
+        .context("the log goes on")?;
+    let after = pod.start(ContainerSpec::idle().called("after"))?;
+    ensure!(after.sh("echo new")? == "new", "a container that is new");
+    container.stop(30)?;
+    let status = container.status()?;
+    ensure!(status.exit_code == 9, "{status:?}");
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn exit_unseen(node: Node<'_>) -> Result<Outcome> {
+    let pod = node.run_pod(PodSpec::new("exit-unseen"))?;
+    let volume = pod.volume("signal")?;
+    let script =
+        "while [ ! -e /signal/end ]; do sleep 0.1; done; echo ended >/signal/ended; exit 11";
+    let container = pod.start(ContainerSpec::sh(script).mount(&volume, "/signal", false))?;
+    node.bed.stop()?;
+    fs::write(volume.join("end"), "")?;
+    let ended = wait::until(10, "the container has ended", || {
+        Ok(volume.join("ended").exists().then_some(()))
+    });
+    // A moment for the shim to see it too.
+    std::thread::sleep(Duration::from_secs(2));
+    node.bed.restart(node.assets)?;
+    ended?;
+    let status = container.ended(10)?;
+    ensure!(status.exit_code == 11, "{status:?}");
+    ensure!(
+        pod.status()?.state() == cri::PodSandboxState::SandboxReady,
+        "{:?}",
+        pod.status()?
+    );
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+/// The process of a pod's shim: its command line has the pod's id.
+fn shim_of(pod: &Pod) -> Result<Pid> {
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).into_owned();
+        let program = words.split('\0').next().unwrap_or_default();
+        if program.contains("containerd-shim-") && words.contains(&pod.id) {
+            let number = entry.file_name().to_string_lossy().parse()?;
+            return Pid::from_raw(number).context("a process of number 0");
+        }
+    }
+    anyhow::bail!(
+        "no process `containerd-shim-…` has the pod's id {} in its command line",
+        pod.id
+    )
+}
+
+fn shim_killed(node: Node<'_>) -> Result<Outcome> {
+    let (pod, container) = node.run("shim-killed", ContainerSpec::idle())?;
+    kill_process(shim_of(&pod)?, Signal::KILL)?;
+    let status = container.ended(20)?;
+    ensure!(status.exit_code != 0, "{status:?}");
+    wait::until(20, "the pod is seen not to be ready", || {
+        let state = pod.status()?.state();
+        Ok((state == cri::PodSandboxState::SandboxNotready).then_some(()))
+    })?;
+    pod.remove()?;
+    Ok(Outcome::Works)
+}

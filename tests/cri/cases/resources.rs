@@ -1,0 +1,163 @@
+//! Limits, their changes, and what happens beyond them.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use k8s_cri::v1 as cri;
+use podvmm_cri_tests::pod::{Container, Node};
+use podvmm_cri_tests::spec::{self, ContainerSpec, PodSpec};
+use podvmm_cri_tests::wait;
+
+use crate::case::{Case, Outcome};
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "limits",
+        about: "limits of CPU and memory are those of the container's cgroup, as seen inside",
+        run: limits,
+    },
+    Case {
+        name: "cpus",
+        about: "a container that may use two CPUs has two",
+        run: cpus,
+    },
+    Case {
+        name: "update",
+        about: "UpdateContainerResources reaches the cgroup of a running container",
+        run: update,
+    },
+    Case {
+        name: "out_of_memory",
+        about: "a container beyond its memory limit ends with 137 and reason OOMKilled",
+        run: out_of_memory,
+    },
+    Case {
+        name: "pod_cgroup",
+        about: "what a pod uses is charged to the pod's cgroup on the node",
+        run: pod_cgroup,
+    },
+    Case {
+        name: "dev_shm",
+        about: "/dev/shm has 64 MiB, and is one for all containers of a pod",
+        run: dev_shm,
+    },
+    Case {
+        name: "sysctls",
+        about: "`sysctls` of the pod are set",
+        run: sysctls,
+    },
+];
+
+const MIB: i64 = 1 << 20;
+
+/// Limits, as the container's cgroup has them.
+fn cgroup(container: &Container) -> Result<String> {
+    container.sh("cd /sys/fs/cgroup; cat memory.max cpu.max")
+}
+
+fn limits(node: Node<'_>) -> Result<Outcome> {
+    let mut pod = PodSpec::new("limits");
+    // kubelet tells the pod's sum beforehand.
+    pod.linux().resources = Some(spec::limits(500, 96 * MIB));
+    let pod = node.run_pod(pod)?;
+    let container = pod.start(ContainerSpec::idle().limits(500, 96 * MIB))?;
+    let seen = cgroup(&container)?;
+    ensure!(seen == format!("{}\n50000 100000", 96 * MIB), "{seen:?}");
+    // Weight 20 is what 512 shares come to.
+    let weight = container.sh("cat /sys/fs/cgroup/cpu.weight")?;
+    ensure!(weight == "20", "cpu.weight is {weight}");
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn cpus(node: Node<'_>) -> Result<Outcome> {
+    let mut pod = PodSpec::new("cpus");
+    pod.linux().resources = Some(spec::limits(2000, 128 * MIB));
+    let pod = node.run_pod(pod)?;
+    let container = pod.start(ContainerSpec::idle().limits(2000, 128 * MIB))?;
+    let seen: u32 = container.sh("nproc")?.parse()?;
+    ensure!(seen >= 2, "nproc says {seen}");
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn update(node: Node<'_>) -> Result<Outcome> {
+    let (pod, container) = node.run("update", ContainerSpec::idle().limits(500, 64 * MIB))?;
+    for (milli_cpus, memory) in [(800, 160 * MIB), (200, 48 * MIB)] {
+        node.cri()
+            .update_container_resources(cri::UpdateContainerResourcesRequest {
+                container_id: container.id.clone(),
+                linux: Some(spec::limits(milli_cpus, memory)),
+                ..Default::default()
+            })?;
+        let seen = cgroup(&container)?;
+        ensure!(
+            seen == format!("{memory}\n{} 100000", milli_cpus * 100),
+            "{seen:?} after an update to {milli_cpus}m and {memory} bytes"
+        );
+    }
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn out_of_memory(node: Node<'_>) -> Result<Outcome> {
+    // `tail` keeps all of a line that does not end.
+    let script = "exec tail -n 1 /dev/zero";
+    let (pod, container) = node.run("oom", ContainerSpec::sh(script).limits(500, 32 * MIB))?;
+    let status = container.ended(60)?;
+    ensure!(
+        status.exit_code == 137 && status.reason == "OOMKilled",
+        "{status:?}"
+    );
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn pod_cgroup(node: Node<'_>) -> Result<Outcome> {
+    let (pod, container) = node.run("pod-cgroup", ContainerSpec::idle())?;
+    let charged = || -> Result<i64> {
+        let path = pod.cgroup().join("memory.current");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(text.trim_end().parse()?)
+    };
+    let before = charged()?;
+    container.sh("head -c 50331648 /dev/urandom >/dev/shm/held")?;
+    wait::until(5, "48 MiB more are charged to the pod's cgroup", || {
+        Ok((charged()? > before + 44 * MIB).then_some(()))
+    })
+    .with_context(|| format!("{before} bytes before, {:?} now", charged()))?;
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn dev_shm(node: Node<'_>) -> Result<Outcome> {
+    let (pod, one) = node.run("dev-shm", ContainerSpec::idle())?;
+    let other = pod.start(ContainerSpec::idle().called("other"))?;
+    let size = one.sh("df -k /dev/shm | tail -n 1 | awk '{ print $2 }'")?;
+    ensure!(size == "65536", "/dev/shm has {size} KiB");
+    one.sh("echo shared >/dev/shm/file")?;
+    let seen = other.sh("cat /dev/shm/file")?;
+    ensure!(seen == "shared", "{seen:?}");
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
+
+fn sysctls(node: Node<'_>) -> Result<Outcome> {
+    let mut pod = PodSpec::new("sysctls");
+    let wanted = [
+        ("net.ipv4.ip_unprivileged_port_start", "80"),
+        ("kernel.shm_rmid_forced", "1"),
+    ];
+    pod.linux().sysctls = wanted
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let pod = node.run_pod(pod)?;
+    let container = pod.start(ContainerSpec::idle())?;
+    for (name, value) in wanted {
+        let seen = container.sh(&format!("sysctl -n {name}"))?;
+        ensure!(seen == value, "{name} is {seen:?}");
+    }
+    pod.remove()?;
+    Ok(Outcome::Works)
+}
