@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
-use sandbox::User;
+use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
 /// Give every pod its own virtual machine.
@@ -96,6 +96,15 @@ pub struct Run {
     /// Ends the pod after this time: 500ms, 30s, 5m, 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// How much of a jail the VMM process must have: auto (what the host allows), full or off
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub jail: JailMode,
+    /// What a system call does that the VMM process has no reason to make: enforce (it ends the pod), log or off
+    #[arg(long, value_name = "MODE", default_value = "enforce")]
+    pub seccomp: SeccompMode,
+    /// Starts the VMM process in this cgroup (v2), a directory below /sys/fs/cgroup
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
     /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
     /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
     #[arg(long, value_name = "DIR")]

@@ -53,6 +53,9 @@ pub fn run(args: Run) -> anyhow::Result<u8> {
         started.elapsed(),
         pod.kernel_release()
     );
+    for gap in pod.jail_gaps() {
+        eprintln!("podvmm: warning: the jail of the VMM process is incomplete: {gap}");
+    }
     signals.pod_started(pod.killer()?);
     let outcome = run_container(&pod, &container, args.interactive, &signals);
     match outcome {
@@ -151,6 +154,9 @@ fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
     if let Net::Netns(path) = &args.net {
         config.network = Some(Netns::open(path)?);
     }
+    config.jail = args.jail;
+    config.seccomp = args.seccomp;
+    config.cgroup.clone_from(&args.cgroup);
     config.rootfs(&args.rootfs, args.rootfs_rw)?;
     for (index, volume) in args.volumes.iter().enumerate() {
         let name = volume_name(index);

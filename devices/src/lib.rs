@@ -38,7 +38,7 @@ pub mod vsock;
 pub mod testkit;
 
 pub use device::{ActivateError, Activation, ActiveDevice, DeviceState, Interrupt, Stopped};
-pub use device::{DeviceKind, VirtioDevice};
+pub use device::{DeviceKind, ThreadHook, Threads, VirtioDevice};
 pub use queue::{ActiveQueue, Chain, QueueFault, QueueSize};
 
 /// Guest memory as all devices see it: cheap to share, never moved while a device is active.

@@ -19,6 +19,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::jail::SeccompMode;
+
 /// Longest packet in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// Most descriptors that the kernel lets one packet carry (`SCM_MAX_FD`).
@@ -37,8 +39,8 @@ pub struct LaunchShare {
 }
 
 /// What a VMM process is to run. Descriptors are attached in this order: `/dev/kvm`, kernel,
-/// initramfs, vsock listener, socket for [`Request`]s, console if `console`, one for each share,
-/// then a tap for each of `nets`.
+/// initramfs, vsock listener, socket for [`Request`]s, root directory if `root`, console if
+/// `console`, one for each share, then a tap for each of `nets`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
@@ -48,9 +50,13 @@ pub struct Launch {
     pub memory: u64,
     /// Kernel command line, without what the VMM adds for its devices.
     pub cmdline: String,
+    /// What happens to a system call that is on no list.
+    pub seccomp: SeccompMode,
+    /// Whether a directory is attached that becomes the VMM's root.
+    pub root: bool,
     /// Whether a console file is attached.
     pub console: bool,
-    /// Unix socket path to which `_<port>` is added when the guest dials a port of the host.
+    /// Unix socket path, as it is without such a root, to which `_<port>` is added when the guest dials a port of the host.
     pub vsock_path: String,
     /// virtio-fs tag.
     pub share_tag: String,
@@ -58,8 +64,6 @@ pub struct Launch {
     pub shares: Vec<LaunchShare>,
     /// Its network interfaces.
     pub nets: Vec<NetConfig>,
-    /// Directory to remove if the sandbox is gone when the VM stops.
-    pub runtime_dir: String,
 }
 
 /// What the VMM process says.
@@ -67,7 +71,10 @@ pub struct Launch {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Report {
     /// The VM was made and runs.
-    Running,
+    Running {
+        /// What of the VMM's jail is missing, a sentence each.
+        gaps: Vec<String>,
+    },
     /// The VM could not be made.
     Failed {
         /// Which of the given files is at fault, if one is.

@@ -16,6 +16,7 @@
 //! - [`assets`]: where guest kernel, initramfs and VMM binary are found.
 //! - [`rundir`]: the pod's directory on the host, and who owns it.
 //! - [`control`]: the messages between sandbox and VMM process.
+//! - [`jail`]: what the VMM process can reach and do.
 //! - [`pod`], [`container`]: their lives.
 //! - [`events`]: what happens in a pod without being asked for.
 //! - [`net`]: a network namespace that becomes the guest's network.
@@ -46,6 +47,7 @@ pub mod container;
 pub mod control;
 pub mod events;
 mod guest;
+pub mod jail;
 pub mod kvm;
 mod launch;
 mod lifeline;
@@ -62,6 +64,7 @@ pub use container::{
     ContainerError, ContainerHandle, ContainerRequest, Exit, Process, ProcessHandle, StartFailure,
 };
 pub use events::{EventSink, PodEvent};
+pub use jail::{JailMode, SeccompMode};
 pub use net::{NetError, Netns, PodNetwork};
 pub use oci::{Changes, ContainerConfig, Rootfs, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};

@@ -300,6 +300,12 @@ impl Pod {
         &self.kernel_release
     }
 
+    /// What of the VMM's jail is missing on this host, a sentence each.
+    #[must_use]
+    pub fn jail_gaps(&self) -> Vec<String> {
+        self.vmm.gaps()
+    }
+
     /// The agent, for calls that have no method here.
     #[must_use]
     pub fn agent(&self) -> &AgentClient {
@@ -394,7 +400,7 @@ impl Pod {
         self.vmm.remove_share(name)
     }
 
-    /// The VMM process's number among the host's processes.
+    /// The number among the host's processes of the VMM's warden, which lives as long as the VMM.
     #[must_use]
     pub fn vmm_pid(&self) -> u32 {
         self.vmm.pid()

@@ -20,9 +20,7 @@ use super::spec::{
 };
 use super::state::{InvalidNetState, NetStateV1};
 use super::worker::{self, Direction, Parts, Terms, Watch};
-use crate::device::{
-    ActivateError, Activation, ActiveDevice, DeviceKind, Stopped, VirtioDevice, WORKER_STACK,
-};
+use crate::device::{ActivateError, Activation, ActiveDevice, DeviceKind, Stopped, VirtioDevice};
 use crate::queue::{QueueFault, QueueSize};
 
 const fn size(entries: u16) -> QueueSize {
@@ -154,10 +152,11 @@ impl Net {
         let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(NetError::Events)?;
         let stop_too = stop.try_clone().map_err(NetError::Events)?;
         let watch = Watch::new(&parts, &terms, stop_too).map_err(NetError::Events)?;
-        let thread = std::thread::Builder::new()
-            .name("virtio-net".into())
-            .stack_size(WORKER_STACK)
-            .spawn(move || worker::run(parts, watch, terms))
+        let thread = with
+            .threads
+            .start(DeviceKind::Net, "virtio-net", move || {
+                worker::run(parts, watch, terms)
+            })
             .map_err(NetError::Worker)?;
         Ok((thread, stop))
     }
