@@ -211,12 +211,14 @@ impl Pod {
             vsock,
         };
         let vmm = VmmProcess::start(&config, &dir, &resources)?;
-        let (hello, last_words) = awaiting.hello(
-            &vmm,
-            config.boot_timeout,
-            config.cancel.as_ref().map(AsFd::as_fd),
-            config.events.take().unwrap_or_else(EventSink::none),
-        )?;
+        let (hello, last_words) = awaiting
+            .hello(
+                &vmm,
+                config.boot_timeout,
+                config.cancel.as_ref().map(AsFd::as_fd),
+                config.events.take().unwrap_or_else(EventSink::none),
+            )
+            .map_err(kvm::or_of_the_host)?;
         let pod = Self {
             guest: Guest::dial(dir.vsock())?,
             vmm,
