@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use host_check::Purpose;
 use log::LevelFilter;
 use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
@@ -28,6 +29,43 @@ pub struct Args {
 pub enum Command {
     /// Runs a command in a container inside its own virtual machine
     Run(Box<Run>),
+    /// Says whether this machine can run pods and, if not, exactly why and what to do
+    Check(Check),
+}
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  podvmm check                        what is wrong here, and what to do
+  podvmm check --for node --strict    fit for tenants who share nothing?
+  podvmm check --explain kvm.device   the long story of one check
+  podvmm check --json | jq '.checks[] | select(.status == \"fail\")'
+
+Nothing is changed, and no network is used. As root it sees more.
+
+Exit status: 0 ready, 1 not ready, 2 wrong usage or an internal error.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = CHECK_EXAMPLES)]
+pub struct Check {
+    /// Prints everything as JSON; docs/host-check.schema.json describes it
+    #[arg(long)]
+    pub json: bool,
+    /// Counts warnings as failures
+    #[arg(long)]
+    pub strict: bool,
+    /// Explains one check, and what it found here
+    #[arg(long, value_name = "ID", conflicts_with_all = ["json", "record"])]
+    pub explain: Option<String>,
+    /// What the machine is to be: cli, a machine where people run pods by hand; node, a node of
+    /// Kubernetes; build, a machine that builds and tests in pods
+    #[arg(long = "for", value_name = "PURPOSE", default_value = "cli")]
+    pub purpose: Purpose,
+    /// Writes what the checks saw to a new directory, to be sent to somebody who can help
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub record: Option<PathBuf>,
+    /// Checks a machine that was recorded, in place of this one
+    #[arg(long, value_name = "DIR", hide = true, conflicts_with = "record")]
+    pub recorded: Option<PathBuf>,
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -251,6 +289,7 @@ mod tests {
         let all = ["podvmm", "run"].iter().chain(args);
         Args::try_parse_from(all).map(|args| match args.command {
             Command::Run(run) => *run,
+            Command::Check(_) => panic!("it is `run`"),
         })
     }
 
@@ -299,6 +338,19 @@ mod tests {
         assert_eq!(net(&["--net", "none"]), Net::None);
         let path = Net::Netns("/run/netns/a:b".into());
         assert_eq!(net(&["--net", "netns:/run/netns/a:b"]), path);
+    }
+
+    #[test]
+    fn a_check_is_for_something_known() {
+        let parse = |purpose: &str| Args::try_parse_from(["podvmm", "check", "--for", purpose]);
+        for purpose in Purpose::ALL {
+            match parse(&purpose.to_string()).unwrap().command {
+                Command::Check(check) => assert_eq!(check.purpose, purpose),
+                Command::Run(_) => panic!("it is `check`"),
+            }
+        }
+        let error = parse("fun").unwrap_err().to_string();
+        assert!(error.contains("--for") && error.contains("node"), "{error}");
     }
 
     #[test]

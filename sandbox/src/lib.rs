@@ -24,7 +24,7 @@
 //! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
 //! - [`sizing`]: how large a pod's VM is.
 //! - [`logging`]: the log of both processes.
-//! - [`kvm`]: opening `/dev/kvm`, and why it could not be.
+//! - [`kvm`]: opening `/dev/kvm`, and why it could not be: the checks of `host-check`.
 //!
 //! # Example
 //! ```no_run

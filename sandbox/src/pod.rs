@@ -224,12 +224,14 @@ impl Pod {
             // They are the VMM's alone, and gone with it.
             network.taps.clear();
         }
-        let (hello, last_words) = awaiting.hello(
-            &vmm,
-            config.boot_timeout,
-            config.cancel.as_ref().map(AsFd::as_fd),
-            config.events.take().unwrap_or_else(EventSink::none),
-        )?;
+        let (hello, last_words) = awaiting
+            .hello(
+                &vmm,
+                config.boot_timeout,
+                config.cancel.as_ref().map(AsFd::as_fd),
+                config.events.take().unwrap_or_else(EventSink::none),
+            )
+            .map_err(kvm::or_of_the_host)?;
         let pod = Self {
             guest: Guest::dial(dir.vsock())?,
             vmm,

@@ -9,6 +9,7 @@
 //! - the rest: cases by subject
 
 mod bad_input;
+mod check;
 mod command;
 mod files;
 mod harness;
