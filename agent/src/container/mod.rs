@@ -25,6 +25,8 @@ use std::io;
 use agent_protocol::names::{ContainerId, ExecId};
 use agent_protocol::proto::{ExecProcessRequest, ExitStatus, StartError, Stdio};
 
+use rustix::process::Pid;
+
 use crate::init::Inherited;
 use crate::rpc::{Refusal, ReplyTo};
 use crate::stdio::Streams;
@@ -231,7 +233,14 @@ impl Container {
         [(None, &self.first)].into_iter().chain(further)
     }
 
-    /// Likewise, to change them.
+    /// Further processes that have not been reaped.
+    pub(crate) fn further_pids(&self) -> impl Iterator<Item = (Pid, &ExecId)> {
+        self.further
+            .iter()
+            .filter_map(|(id, process)| Some((process.child?, id)))
+    }
+
+    /// Likewise all of them, to change them.
     fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
         [&mut self.first]
             .into_iter()
