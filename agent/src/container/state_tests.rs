@@ -54,7 +54,7 @@ impl Rig {
             },
             first,
             further: BTreeMap::new(),
-            oom_score_adj: 0,
+            inheritance: Inheritance::default(),
             freezer: Freezer::default(),
             memory_events: None,
             told_oom_kills: 0,
