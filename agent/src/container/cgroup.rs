@@ -18,8 +18,9 @@ use crate::sys::process;
 pub(crate) const HIERARCHY: &str = "/sys/fs/cgroup";
 /// Parent of the containers' ones.
 const PARENT: &str = "podvmm";
-/// How deep a container may nest its own cgroups and still have all its processes signalled.
+/// How deep a container may nest cgroups of its own, and how many it may have: the agent visits them all.
 const MAX_DEPTH: usize = 16;
+const MAX_DESCENDANTS: usize = 2048;
 /// Most of a file that is read, in bytes. Only lists of processes and devices can have more.
 const MAX_FILE_LEN: u64 = 256 * 1024;
 /// A dead process leaves its cgroup a moment after its parent hears of its end.
@@ -62,7 +63,15 @@ impl Cgroup {
             directory: rustix::fs::open(&path, flags, Mode::empty())?,
             path,
         };
-        if let Err(error) = cgroup.set_limits(limits) {
+        let bounds = [
+            ("cgroup.max.depth".to_owned(), MAX_DEPTH.to_string()),
+            (
+                "cgroup.max.descendants".to_owned(),
+                MAX_DESCENDANTS.to_string(),
+            ),
+        ];
+        let limited = cgroup.set_limits(&bounds);
+        if let Err(error) = limited.and_then(|()| cgroup.set_limits(limits)) {
             let _ = cgroup.remove();
             return Err(error);
         }
@@ -129,7 +138,27 @@ impl Cgroup {
 
     /// Sends `signal` to every process in it and below it.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        signal_tree(&self.path, signal, MAX_DEPTH)
+        visit_tree(&self.path, MAX_DEPTH, &mut |pid| {
+            match process::kill(pid, signal) {
+                // It ended in the meantime.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(true),
+                result => result.map(|()| true),
+            }
+        })
+        .map(drop)
+    }
+
+    /// The processes in it and below it, at most `limit`; false if there are more.
+    pub(crate) fn processes(&self, limit: usize) -> io::Result<(Vec<Pid>, bool)> {
+        let mut found = Vec::new();
+        let all = visit_tree(&self.path, MAX_DEPTH, &mut |pid| {
+            let has_room = found.len() < limit;
+            if has_room {
+                found.push(pid);
+            }
+            Ok(has_room)
+        })?;
+        Ok((found, all))
     }
 
     /// Opens a file of it to hear of changes.
@@ -197,23 +226,28 @@ fn subdirectories(path: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
     Ok(entries.filter(is_dir).map(|entry| entry.path()))
 }
 
-fn signal_tree(path: &Path, signal: i32, depth: usize) -> io::Result<()> {
-    for line in fs::read_to_string(path.join("cgroup.procs"))?.lines() {
-        let Some(pid) = line.parse().ok().and_then(Pid::from_raw) else {
-            continue;
-        };
-        match process::kill(pid, signal) {
-            // It ended in the meantime.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            result => result?,
+/// Visits the processes of a cgroup and of those below it, until `visit` says false.
+fn visit_tree(
+    path: &Path,
+    depth: usize,
+    visit: &mut impl FnMut(Pid) -> io::Result<bool>,
+) -> io::Result<bool> {
+    for line in read(&path.join("cgroup.procs"))?.lines() {
+        // Processes of a pid namespace that the guest's does not contain would be 0; there are none.
+        if let Some(pid) = line.parse().ok().and_then(Pid::from_raw)
+            && !visit(pid)?
+        {
+            return Ok(false);
         }
     }
     if depth > 0 {
         for child in subdirectories(path)? {
-            signal_tree(&child, signal, depth - 1)?;
+            if !visit_tree(&child, depth - 1, visit)? {
+                return Ok(false);
+            }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn remove_tree(path: &Path, depth: usize) -> io::Result<()> {

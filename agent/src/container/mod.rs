@@ -14,6 +14,7 @@ mod paths;
 mod plan;
 mod process;
 mod registry;
+mod seccomp;
 mod signals;
 mod spawn;
 mod spec;
@@ -24,6 +25,8 @@ use std::io;
 
 use agent_protocol::names::{ContainerId, ExecId};
 use agent_protocol::proto::{ExecProcessRequest, ExitStatus, StartError, Stdio};
+
+use rustix::process::Pid;
 
 use crate::init::Inherited;
 use crate::rpc::{Refusal, ReplyTo};
@@ -41,8 +44,8 @@ pub(crate) use handshake::{
 };
 pub(crate) use limits::Update;
 pub(crate) use plan::{
-    CapabilityPlan, ExecPlan, Plan, ProcessPlan, RootfsPlan, container_id, exec_id, sysctls,
-    window_size,
+    CapabilityPlan, ExecPlan, Inheritance, Plan, ProcessPlan, RootfsPlan, container_id, exec_id,
+    sysctls, window_size,
 };
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
@@ -81,7 +84,8 @@ pub(crate) struct Container {
     child: Child,
     first: Process,
     further: BTreeMap<ExecId, Process>,
-    oom_score_adj: i32,
+    /// What further processes have of it.
+    inheritance: Inheritance,
     freezer: Freezer,
     /// None without a memory controller.
     memory_events: Option<EventFile>,
@@ -131,7 +135,10 @@ impl Container {
             child,
             first,
             further: BTreeMap::new(),
-            oom_score_adj: plan.process.oom_score_adj,
+            inheritance: Inheritance {
+                oom_score_adj: plan.process.oom_score_adj,
+                seccomp: plan.process.seccomp.clone(),
+            },
             freezer: Freezer::default(),
             told_oom_kills: 0,
         })
@@ -156,7 +163,7 @@ impl Container {
                 "the container has {MAX_FURTHER} further processes"
             )));
         }
-        let plan = ExecPlan::new(request, self.oom_score_adj)?;
+        let plan = ExecPlan::new(request, &self.inheritance)?;
         let Entry::Vacant(entry) = self.further.entry(id) else {
             return Err(Refusal::exists("the container has a process of this name"));
         };
@@ -231,7 +238,14 @@ impl Container {
         [(None, &self.first)].into_iter().chain(further)
     }
 
-    /// Likewise, to change them.
+    /// Further processes that have not been reaped.
+    pub(crate) fn further_pids(&self) -> impl Iterator<Item = (Pid, &ExecId)> {
+        self.further
+            .iter()
+            .filter_map(|(id, process)| Some((process.child?, id)))
+    }
+
+    /// Likewise all of them, to change them.
     fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
         [&mut self.first]
             .into_iter()

@@ -1,6 +1,7 @@
 //! What a container's processes have to do, checked and complete before anything is done.
 
 use std::ffi::CString;
+use std::rc::Rc;
 
 use agent_protocol::MAX_SPEC_LEN;
 use agent_protocol::names::{ContainerId, ExecId};
@@ -11,6 +12,7 @@ use rustix::thread::CapabilitySet;
 use serde::de::DeserializeOwned;
 
 use super::filesystem::{self, DevicePlan, MountPlan};
+use super::seccomp::Filter;
 use super::spec::{self, Spec};
 use super::{capabilities, limits, paths};
 use crate::rpc::Refusal;
@@ -42,6 +44,14 @@ pub(crate) struct ExecPlan {
     pub(crate) process: ProcessPlan,
 }
 
+/// What a further process has of its container, whatever its configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    /// Unless the configuration has one.
+    pub(crate) oom_score_adj: i32,
+    pub(crate) seccomp: Option<Rc<Filter>>,
+}
+
 /// The container's root directory.
 #[derive(Debug)]
 pub(crate) struct RootfsPlan {
@@ -66,6 +76,7 @@ pub(crate) struct ProcessPlan {
     pub(crate) rlimits: Vec<(Resource, Rlimit)>,
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: i32,
+    pub(crate) seccomp: Option<Rc<Filter>>,
 }
 
 /// The five sets.
@@ -84,6 +95,11 @@ impl Plan {
         let spec: Spec = parse("oci_spec_json", &request.oci_spec_json)?;
         refuse(spec.refused_field())?;
         let stdio = request.stdio.get_or_default();
+        let filter = Filter::new(&request.seccomp_bpf, request.seccomp_flags)?;
+        let inheritance = Inheritance {
+            oom_score_adj: 0,
+            seccomp: filter.map(Rc::new),
+        };
         let namespaces = namespaces(&spec.linux.namespaces)?;
         check_propagation(spec.linux.rootfs_propagation.as_deref())?;
         Ok(Self {
@@ -106,22 +122,22 @@ impl Plan {
             sysctls: sysctls(spec.linux.sysctl)?,
             limits: limits::files(&spec.linux.resources)?,
             terminal: terminal(&spec.process, stdio)?,
-            process: process(spec.process, 0)?,
+            process: process(spec.process, &inheritance)?,
         })
     }
 }
 
 impl ExecPlan {
-    /// Checks an ExecProcess request; `oom_score_adj` is the container's.
+    /// Checks an ExecProcess request.
     pub(crate) fn new(
         request: &proto::ExecProcessRequest,
-        oom_score_adj: i32,
+        inheritance: &Inheritance,
     ) -> Result<Self, Refusal> {
         let spec: spec::Process = parse("process_json", &request.process_json)?;
         refuse(spec.refused_field())?;
         Ok(Self {
             terminal: terminal(&spec, request.stdio.get_or_default())?,
-            process: process(spec, oom_score_adj)?,
+            process: process(spec, inheritance)?,
         })
     }
 }
@@ -288,7 +304,7 @@ fn check_propagation(propagation: Option<&str>) -> Result<(), Refusal> {
     }
 }
 
-fn process(process: spec::Process, oom_score_adj: i32) -> Result<ProcessPlan, Refusal> {
+fn process(process: spec::Process, inheritance: &Inheritance) -> Result<ProcessPlan, Refusal> {
     if process.args.first().is_none_or(String::is_empty) {
         return Err(Refusal::invalid("process.args names no command"));
     }
@@ -318,8 +334,9 @@ fn process(process: spec::Process, oom_score_adj: i32) -> Result<ProcessPlan, Re
         no_new_privileges: process.no_new_privileges,
         oom_score_adj: process
             .oom_score_adj
-            .unwrap_or(oom_score_adj)
+            .unwrap_or(inheritance.oom_score_adj)
             .clamp(-1000, 1000),
+        seccomp: inheritance.seccomp.clone(),
     })
 }
 

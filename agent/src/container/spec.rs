@@ -308,7 +308,10 @@ impl Spec {
         let fields: [(&'static str, &Refused); 11] = [
             ("domainname", &self.domainname),
             ("hooks", &self.hooks),
-            ("linux.seccomp", &linux.seccomp),
+            (
+                "linux.seccomp (compile it and send seccomp_bpf)",
+                &linux.seccomp,
+            ),
             ("linux.uidMappings", &linux.uid_mappings),
             ("linux.gidMappings", &linux.gid_mappings),
             ("linux.mountLabel", &linux.mount_label),

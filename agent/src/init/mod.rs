@@ -106,8 +106,9 @@ fn start(plan: &ProcessPlan, control: &OwnedFd) -> Message {
         Ok(false) | Err(_) => process::exit_now(0),
     }
     let environment = identity::environment(plan);
-    let prepared =
-        identity::assume(plan).and_then(|()| process::reset_signals().step(|| "reset signals"));
+    let prepared = identity::assume(plan)
+        .and_then(|()| process::reset_signals().step(|| "reset signals"))
+        .and_then(|()| identity::confine(plan));
     match prepared {
         Ok(()) => exec::execute(plan, &environment),
         Err(error) => Message::ExecFailed(error.text()),

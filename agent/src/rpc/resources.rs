@@ -1,10 +1,16 @@
 //! The methods of service Agent about what containers and the guest have and use.
 
+use std::collections::HashMap;
+
+use agent_protocol::names::ExecId;
 use agent_protocol::proto::{
-    OnlineCpusRequest, OnlineCpusResponse, PauseContainerRequest, PauseContainerResponse,
-    ResumeContainerRequest, ResumeContainerResponse, SetupNetworkRequest, SetupNetworkResponse,
-    StatsRequest, StatsResponse, UpdateContainerRequest, UpdateContainerResponse,
+    ListProcessesRequest, ListProcessesResponse, OnlineCpusRequest, OnlineCpusResponse,
+    PauseContainerRequest, PauseContainerResponse, ProcessInfo, ResumeContainerRequest,
+    ResumeContainerResponse, SetupNetworkRequest, SetupNetworkResponse, StatsRequest,
+    StatsResponse, UpdateContainerRequest, UpdateContainerResponse,
 };
+
+use rustix::process::Pid;
 
 use super::service::Reply;
 use super::{Refusal, ReplyTo, answer};
@@ -15,6 +21,9 @@ use crate::job::Subject;
 use crate::network;
 use crate::server::Agent;
 use crate::stats;
+
+/// Most processes of a container that are listed.
+const MAX_PROCESSES: usize = 16_384;
 
 pub(super) fn set_up_network(request: &SetupNetworkRequest) -> Reply<SetupNetworkResponse> {
     network::set_up(request)?;
@@ -101,6 +110,28 @@ pub(super) fn resume(
         answer(agent, overtaken);
     }
     Ok(Some(ResumeContainerResponse::new()))
+}
+
+pub(super) fn list(
+    agent: &mut Agent,
+    request: &ListProcessesRequest,
+) -> Reply<ListProcessesResponse> {
+    let container = agent.containers.get(&request.container_id)?;
+    let (pids, all) = container
+        .cgroup()
+        .processes(MAX_PROCESSES)
+        .map_err(|error| Refusal::internal(format!("cgroup.procs: {error}")))?;
+    let names: HashMap<Pid, &ExecId> = container.further_pids().collect();
+    let info = |pid: Pid| ProcessInfo {
+        pid: pid.as_raw_nonzero().get() as u32,
+        exec_id: names.get(&pid).map(|id| id.to_string()).unwrap_or_default(),
+        ..Default::default()
+    };
+    Ok(Some(ListProcessesResponse {
+        processes: pids.into_iter().map(info).collect(),
+        truncated: !all,
+        ..Default::default()
+    }))
 }
 
 pub(super) fn stats(agent: &mut Agent, request: &StatsRequest) -> Reply<StatsResponse> {

@@ -124,6 +124,7 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
         "PauseContainer" => method(payload, |request| resources::pause(agent, reply, &request)),
         "ResumeContainer" => method(payload, |request| resources::resume(agent, &request)),
         "UpdateContainer" => method(payload, |request| resources::update(agent, reply, &request)),
+        "ListProcesses" => method(payload, |request| resources::list(agent, &request)),
         "Stats" => method(payload, |request| resources::stats(agent, &request)),
         "RemoveContainer" => method(payload, |request| remove(agent, reply, &request)),
         "PowerOff" => method(payload, |request| power_off(agent, &request)),

@@ -13,6 +13,7 @@ pub struct Config {
     pub mode: rootfs::Mode,
     pub tty: bool,
     pub stdin: bool,
+    pub seccomp_bpf: Vec<u8>,
 }
 
 const CAPABILITIES: [&str; 8] = [
@@ -64,6 +65,7 @@ impl Config {
             mode: rootfs::Mode::OVERLAY,
             tty: false,
             stdin: false,
+            seccomp_bpf: Vec::new(),
         }
     }
 

@@ -1,9 +1,12 @@
-//! Pausing, and CPUs.
+//! Pausing, lists of processes, and CPUs.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use agent_protocol::proto::{OnlineCpusRequest, PauseContainerRequest, ResumeContainerRequest};
+use agent_protocol::proto::{
+    ListProcessesRequest, OnlineCpusRequest, PauseContainerRequest, ProcessInfo,
+    ResumeContainerRequest,
+};
 use ttrpc::Code;
 
 use crate::Case;
@@ -20,6 +23,7 @@ pub const CASES: &[Case] = &[
         "a_paused_container_can_be_killed",
         a_paused_container_can_be_killed,
     ),
+    ("processes_are_listed", processes_are_listed),
     ("cpus_are_counted", cpus_are_counted),
     (
         "pausing_needs_a_running_container",
@@ -63,6 +67,42 @@ fn cpus_come_and_go(pod: &Pod) {
     assert_eq!(pod.script("one", "nproc"), "1\n");
     assert_eq!(online_cpus(pod, all).unwrap(), (all, present));
     assert_eq!(pod.script("all", "nproc"), format!("{all}\n"));
+}
+
+fn processes_are_listed(pod: &Pod) {
+    // One of them in a cgroup below the container's.
+    let script = "mkdir /sys/fs/cgroup/below && echo $$ > /sys/fs/cgroup/below/cgroup.procs; \
+                  sleep 1000 & exec sleep 1000";
+    let mut config = Config::script(script);
+    for mount in config.spec["mounts"].as_array_mut().unwrap() {
+        if mount["type"] == "cgroup" {
+            mount["options"] = serde_json::json!(["nosuid", "noexec", "nodev"]);
+        }
+    }
+    pod.start_quiet("c", &config);
+    let pid = exec::add(pod, "c", "e", &exec::process(&["sleep", "1000"]), false).unwrap();
+    let list = || {
+        let request = ListProcessesRequest {
+            container_id: "c".to_owned(),
+            ..Default::default()
+        };
+        let listed = pod.client.list_processes(context(), &request).unwrap();
+        assert!(!listed.truncated);
+        listed.processes
+    };
+    wait_until("two in a cgroup of their own", || {
+        list().len() == 3
+            && exec::run_and_forget(pod, "c", "grep -c . /sys/fs/cgroup/below/cgroup.procs")
+                == "2\n"
+    });
+    let named = |processes: Vec<ProcessInfo>| -> Vec<(u32, String)> {
+        let named = processes.into_iter().filter(|one| !one.exec_id.is_empty());
+        named.map(|one| (one.pid, one.exec_id)).collect()
+    };
+    assert_eq!(named(list()), [(pid, "e".to_owned())]);
+    exec::remove(pod, "c", "e", true).unwrap();
+    assert_eq!(list().len(), 2);
+    assert_eq!(named(list()), []);
 }
 
 fn pause(pod: &Pod, id: &str) -> ttrpc::Result<()> {

@@ -137,7 +137,7 @@ pub fn wait(pod: &Pod, id: &str, exec_id: &str) -> ExitStatus {
     response.status.unwrap()
 }
 
-fn remove(pod: &Pod, id: &str, exec_id: &str, force: bool) -> ttrpc::Result<()> {
+pub fn remove(pod: &Pod, id: &str, exec_id: &str, force: bool) -> ttrpc::Result<()> {
     let request = RemoveContainerRequest {
         container_id: id.to_owned(),
         exec_id: exec_id.to_owned(),
@@ -156,6 +156,13 @@ pub fn run(pod: &Pod, id: &str, exec_id: &str, process: &Value) -> (ExitStatus, 
     let status = wait(pod, id, exec_id);
     let bytes = [stdout.join().unwrap(), stderr.join().unwrap()].concat();
     (status, String::from_utf8(bytes).unwrap())
+}
+
+/// Runs a script, gives what it wrote, and leaves nothing of it.
+pub fn run_and_forget(pod: &Pod, id: &str, text: &str) -> String {
+    let (_, seen) = run(pod, id, "forgotten", &script(text));
+    remove(pod, id, "forgotten", false).unwrap();
+    seen
 }
 
 fn a_further_process_is_inside(pod: &Pod) {

@@ -16,6 +16,7 @@ mod limits;
 mod network;
 mod pod;
 mod process;
+mod seccomp;
 mod streams;
 
 use std::panic;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         streams::CASES,
         process::CASES,
+        seccomp::CASES,
         exec::CASES,
         control::CASES,
         control::CPU_CASES,

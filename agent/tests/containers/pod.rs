@@ -222,6 +222,7 @@ impl Pod {
             oci_spec_json: config.spec.to_string().into_bytes(),
             rootfs: Some(rootfs).into(),
             stdio: Some(stdio).into(),
+            seccomp_bpf: config.seccomp_bpf.clone(),
             ..Default::default()
         };
         self.client.create_container(context(), &request).map(drop)
