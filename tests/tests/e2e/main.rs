@@ -16,6 +16,7 @@ mod harness;
 mod hostile;
 mod left_behind;
 mod life;
+mod network;
 mod no_kvm;
 mod rootfs;
 mod streams;
