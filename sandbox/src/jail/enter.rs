@@ -81,6 +81,9 @@ pub fn enter(
     let mode = placement.mode;
     let mut gaps = Gaps(placement.gaps);
     let (mut proc_fds, mut has_root) = (None, false);
+    if placement.user_namespace {
+        forbid_user_namespaces();
+    }
     if placement.namespaces {
         let moved = root.map_or_else(
             || Err(io::ErrorKind::NotFound.into()),
@@ -131,6 +134,15 @@ impl Gaps {
     fn unless<T>(&mut self, what: &str, step: io::Result<T>) -> Option<T> {
         step.map_err(|error| self.0.push(format!("{what}: {error}")))
             .ok()
+    }
+}
+
+/// In a user namespace of its own anybody has all capabilities. The filter of system calls refuses to
+/// make one; this is for the case that there is no filter.
+fn forbid_user_namespaces() {
+    // Where /proc/sys may not be written, as in most containers, the filter is left.
+    if let Err(error) = std::fs::write("/proc/sys/user/max_user_namespaces", "0") {
+        log::debug!("user.max_user_namespaces: {error}");
     }
 }
 

@@ -70,7 +70,8 @@ impl FromStr for SeccompMode {
 }
 
 /// Kinds of threads of the VMM process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Thread {
     /// Builds the machine, starts and stops devices, waits.
     Main,
