@@ -1,12 +1,13 @@
 //! How containers and pods end, start again, and outlive what manages them.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as cri;
 use podvmm_cri_tests::client::CallError;
-use podvmm_cri_tests::pod::{Container, Node, Pod};
+use podvmm_cri_tests::pod::{Container, Node, Pod, base};
 use podvmm_cri_tests::spec::{ContainerSpec, PodSpec};
 use podvmm_cri_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
@@ -310,7 +311,6 @@ fn remove_running(node: Node<'_>) -> Result<Outcome> {
         .cri()
         .list_containers(cri::ListContainersRequest { filter: None })?;
     ensure!(left.containers.is_empty(), "{left:?}");
-    pod.remove()?;
     Ok(Outcome::Works)
 }
 
@@ -390,6 +390,11 @@ fn shim_of(pod: &Pod) -> Result<Pid> {
 
 fn shim_killed(node: Node<'_>) -> Result<Outcome> {
     let (pod, container) = node.run("shim-killed", ContainerSpec::idle())?;
+    let address = base()
+        .join("state/io.containerd.runtime.v2.task/k8s.io")
+        .join(&pod.id)
+        .join("address");
+    let address = fs::read_to_string(&address).with_context(|| address.display().to_string())?;
     kill_process(shim_of(&pod)?, Signal::KILL)?;
     let status = container.ended(20)?;
     ensure!(status.exit_code != 0, "{status:?}");
@@ -398,5 +403,12 @@ fn shim_killed(node: Node<'_>) -> Result<Outcome> {
         Ok((state == cri::PodSandboxState::SandboxNotready).then_some(()))
     })?;
     pod.remove()?;
+    let socket = Path::new(address.trim_start_matches("unix://"));
+    if socket.exists() && !node.handler.own_kernel {
+        fs::remove_file(socket)?;
+        return Ok(Outcome::Differs(
+            "the file of the shim's socket stays behind",
+        ));
+    }
     Ok(Outcome::Works)
 }

@@ -43,6 +43,8 @@ impl Bed {
     /// With the end of containerd's log.
     pub fn start(assets: &Assets) -> Result<Self> {
         configure(assets)?;
+        // Where `ctr` has its FIFOs; it stays.
+        fs::create_dir_all("/run/containerd/fifo")?;
         let log = Path::new(BASE).join("containerd.log");
         let containerd = spawn(&log, &assets.guest)?;
         let bed = Self {
