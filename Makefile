@@ -30,7 +30,7 @@ guest: kernel agent ## build everything that runs in the guest: kernel and initr
 	@$(STEP) "initramfs" guest-kernel-config/initramfs $(AGENT)
 
 build: setup ## build podvmm and its VMM process
-	@$(STEP) "podvmm (release)" cargo build --quiet --locked --release -p podvmm -p podvmm-sandbox --bins
+	@$(STEP) "podvmm (release)" cargo build --quiet --locked --release -p podvmm -p podvmm-sandbox -p podvmm-shim --bins
 	@$(STEP) "kvm-probe" cargo build --quiet --locked -p podvmm-tests --bin kvm-probe
 
 # The lab's packages are installed only where this machine's KVM does not do.

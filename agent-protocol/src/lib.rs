@@ -51,7 +51,7 @@ pub mod proto {
 
 /// Version of everything in this crate that both ends must agree on. Raised when one end could
 /// misunderstand the other; fields that an older end may ignore do not raise it.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Guest's vsock port of the agent's ttrpc server.
 pub const CONTROL_PORT: u32 = 1024;
@@ -72,8 +72,14 @@ pub const SERVICE: &str = "podvmm.agent.v1.Agent";
 /// below it.
 pub const SHARE_PATH: &str = "/run/podvmm/share";
 
-/// Largest OCI configuration that CreateContainer takes, in bytes.
+/// Largest OCI configuration, or part of one, that a call takes, in bytes.
 pub const MAX_SPEC_LEN: usize = 1 << 20;
+
+/// Most instructions of a seccomp filter: the kernel's BPF_MAXINSNS.
+pub const MAX_SECCOMP_INSTRUCTIONS: usize = 4096;
+
+/// Flags of a seccomp filter that a container may have: SECCOMP_FILTER_FLAG_LOG and _SPEC_ALLOW.
+pub const SECCOMP_FLAGS: u32 = 0b110;
 
 /// Most random bytes that SetupPod takes.
 pub const MAX_ENTROPY_LEN: usize = 512;

@@ -12,13 +12,16 @@
 //! - `server`: the event loop, which is the agent's only thread, and who is alive.
 //! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
-//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `lifeline`: events for the host.
+//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `cpus`, `stats`: of
+//!   the guest and its containers. `lifeline`: events for the host.
 //! - `sys`: system calls that need `unsafe`.
 //!
-//! *First process*: the fork of the agent that becomes a container's command. *Stage*: a tmpfs in a
+//! *First process*: the fork of the agent that becomes a container's command. *Further process*: one that
+//! the host adds to a running container. *Stage*: a tmpfs in a
 //! container's mount namespace where its root file system is put together.
 
 mod container;
+mod cpus;
 mod events;
 pub mod guest;
 mod init;
@@ -28,11 +31,14 @@ mod opening;
 mod pod;
 mod rpc;
 mod server;
+mod stats;
 mod stdio;
 mod sys;
 mod transport;
 
 use std::io;
+
+use rustix::process::DumpableBehavior;
 
 pub use transport::Transport;
 
@@ -46,6 +52,8 @@ pub use transport::Transport;
 /// # Errors
 /// When the agent cannot listen, reach the host or go on waiting for events, or `prepare`'s own.
 pub fn serve(transport: Transport, prepare: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // Forks of it are seen by containers' processes before they have become such.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut agent = server::Agent::start(transport)?;
     prepare()?;
     container::prepare_cgroups()?;

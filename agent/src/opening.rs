@@ -66,16 +66,13 @@ impl Agent {
     }
 
     fn attach(&mut self, request: &StreamOpen, socket: &OwnedFd) -> Result<(), String> {
-        if !request.exec_id.is_empty() {
-            return Err("processes beside a container's first are not supported".to_owned());
-        }
         let stream = request.stream.enum_value_or(Stream::STREAM_UNSPECIFIED);
         let connection = socket.try_clone().map_err(|error| error.to_string())?;
-        let container = self
+        let process = self
             .containers
-            .get(&request.container_id)
+            .process(&request.container_id, &request.exec_id)
             .map_err(|refusal| refusal.message)?;
-        let channels = container.streams().attach(stream, connection)?;
+        let channels = process.streams().attach(stream, connection)?;
         // Before the first byte of the stream.
         reply(socket, String::new())?;
         for channel in channels {
@@ -85,9 +82,11 @@ impl Agent {
                 .add(id, channel, &self.poller)
                 .map_err(|error| error.to_string())?;
             if matches!(direction, Direction::PipeIn | Direction::TerminalIn)
-                && let Ok(container) = self.containers.get(&request.container_id)
+                && let Ok(process) = self
+                    .containers
+                    .process(&request.container_id, &request.exec_id)
             {
-                container.streams().set_input(id);
+                process.streams().set_input(id);
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use agent_protocol::proto::{AgentEvent, ContainerExited, ExitStatus, Stopping};
 use agent_protocol::{CONTROL_PORT, MAX_GRACE_MS, STREAM_PORT};
-use rustix::process::{WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::time::ClockId;
 
 use crate::container::{Fate, Registry};
@@ -142,37 +142,45 @@ impl Agent {
         }
     }
 
-    /// Reaps every child that has ended: containers' first processes, and orphans of anybody.
+    /// Reaps every child that has ended: what the agent made for containers, and orphans of anybody.
     fn reap(&mut self) {
         // What the descriptor says is only that there is something; signals of one kind merge.
         let _ = rustix::io::read(&self.children, &mut [0; 128]);
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let Some((id, container)) = self.containers.by_child(pid) else {
-                continue;
-            };
-            let mut answers = Vec::new();
-            if container.take_messages(&mut answers)
-                && let Some(handshake) = container.end_handshake()
-            {
-                self.poller.remove(&handshake);
-            }
-            let status = exit_status(status);
-            let mut exited = ContainerExited::new();
-            exited.container_id = id.to_string();
-            let visible = container.is_visible();
-            let fate = container.on_exit(status, &mut answers);
-            exited.status = container.status().cloned().into();
-            if fate == Fate::Gone {
-                self.containers.forget(id.as_str());
-            }
-            for answer in answers {
-                rpc::answer(self, answer);
-            }
-            if visible {
-                let mut event = AgentEvent::new();
-                event.set_container_exited(exited);
-                self.tell(&event);
-            }
+            self.on_exit(pid, exit_status(status));
+        }
+    }
+
+    fn on_exit(&mut self, pid: Pid, mut status: ExitStatus) {
+        let Some((id, exec_id, container)) = self.containers.by_child(pid) else {
+            return;
+        };
+        let mut answers = Vec::new();
+        let Some(process) = container.made(exec_id.as_ref()) else {
+            return;
+        };
+        if process.take_messages(&mut answers)
+            && let Some(handshake) = process.end_handshake()
+        {
+            self.poller.remove(&handshake);
+        }
+        let told = process.is_visible();
+        let fate = container.on_exit(exec_id.as_ref(), &mut status, &mut answers);
+        if fate == Fate::Gone {
+            self.containers.forget(id.as_str());
+        }
+        for answer in answers {
+            rpc::answer(self, answer);
+        }
+        if told {
+            let mut event = AgentEvent::new();
+            event.set_container_exited(ContainerExited {
+                container_id: id.to_string(),
+                exec_id: exec_id.map(|id| id.to_string()).unwrap_or_default(),
+                status: Some(status).into(),
+                ..Default::default()
+            });
+            self.tell(&event);
         }
     }
 
@@ -212,12 +220,12 @@ impl Agent {
     }
 
     fn continue_handshake(&mut self, serial: u64) {
-        let Some(container) = self.containers.by_serial(serial) else {
+        let Some(process) = self.containers.by_serial(serial) else {
             return;
         };
         let mut answers = Vec::new();
-        if container.take_messages(&mut answers)
-            && let Some(handshake) = container.end_handshake()
+        if process.take_messages(&mut answers)
+            && let Some(handshake) = process.end_handshake()
         {
             self.poller.remove(&handshake);
         }
@@ -283,7 +291,9 @@ impl Agent {
             return;
         }
         for container in self.containers.alive() {
-            let _ = container.signal(libc::SIGTERM, false);
+            if let Some(first) = container.made(None) {
+                let _ = first.signal(libc::SIGTERM);
+            }
         }
         self.stopping = Some(Stop::Grace(until));
         let mut event = AgentEvent::new();

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use sandbox::Container;
+use sandbox::Process;
 
 const STACK: usize = 128 * 1024;
 const BUFFER: usize = 64 * 1024;
@@ -20,7 +20,7 @@ pub struct Pumps {
 
 impl Pumps {
     /// Starts copying all streams of `container`.
-    pub fn start(container: &mut Container) -> anyhow::Result<Self> {
+    pub fn start(container: &mut Process) -> anyhow::Result<Self> {
         let mut outputs = Vec::new();
         if let Some(stdout) = container.stdout.take() {
             outputs.push(spawn(

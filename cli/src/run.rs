@@ -200,9 +200,7 @@ fn container_config(args: &Run, pod: &PodConfig) -> ContainerConfig {
         let (rows, cols) = terminal::size();
         Stdio::Terminal { rows, cols }
     } else {
-        Stdio::Pipes {
-            stdin: args.interactive,
-        }
+        Stdio::pipes(args.interactive)
     };
     config.mounts = args
         .volumes

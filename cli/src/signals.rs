@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use sandbox::{ContainerHandle, PodKiller};
+use sandbox::{PodKiller, ProcessHandle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use crate::terminal;
@@ -28,7 +28,7 @@ pub enum Interruption {
 #[derive(Default)]
 struct State {
     killer: Option<PodKiller>,
-    container: Option<ContainerHandle>,
+    container: Option<ProcessHandle>,
     last: Option<Instant>,
     interruption: Option<Interruption>,
 }
@@ -82,7 +82,7 @@ impl Signals {
     }
 
     /// From here on signals go to the command.
-    pub fn container_started(&self, container: ContainerHandle) {
+    pub fn container_started(&self, container: ProcessHandle) {
         lock(&self.state).container = Some(container);
     }
 
@@ -127,7 +127,7 @@ fn handle(state: &Mutex<State>, cancel: &OwnedFd, signal: i32) {
         let _ = std::thread::Builder::new()
             .stack_size(128 * 1024)
             .spawn(move || {
-                if let Err(error) = container.signal(signal.unsigned_abs()) {
+                if let Err(error) = container.signal(signal.unsigned_abs(), false) {
                     log::warn!("signal {signal} did not reach the command: {error}");
                 }
             });

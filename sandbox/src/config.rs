@@ -11,6 +11,7 @@ use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use crate::assets::GuestAssets;
+use crate::events::EventSink;
 
 /// Name of the export that holds the root file system of a single-container pod.
 pub const ROOTFS: &str = "rootfs";
@@ -91,6 +92,25 @@ impl Share {
         };
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
+        Self::of_file(parameter, name, file, path, read_only)
+    }
+
+    /// Shares a file or directory that is open, as `name`; errors call it `parameter` and `path`.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn of_file(
+        parameter: &'static str,
+        name: &str,
+        file: OwnedFd,
+        path: &Path,
+        read_only: bool,
+    ) -> Result<Self, ShareError> {
+        let failed = |source: io::Error| ShareError::Open {
+            parameter,
+            path: path.into(),
+            cause: source,
+        };
         let stat = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if !kind.is_dir() && !kind.is_file() {
@@ -150,6 +170,8 @@ pub struct PodConfig {
     pub cancel: Option<OwnedFd>,
     /// What the VMM process logs to this process's standard error.
     pub log: Option<log::LevelFilter>,
+    /// Who is told of what happens in the pod.
+    pub events: Option<EventSink>,
 }
 
 impl PodConfig {
@@ -173,6 +195,7 @@ impl PodConfig {
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,
+            events: None,
         }
     }
 

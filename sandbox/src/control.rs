@@ -1,9 +1,11 @@
 //! The messages between sandbox and VMM process.
 //!
-//! They travel as JSON over a sequenced-packet Unix socket that is the VMM's standard input. The
+//! They travel as JSON over sequenced-packet Unix sockets. One is the VMM's standard input: the
 //! first packet is [`Launch`], with the descriptors that it counts attached; packets of the VMM are
-//! [`Report`]s. When either end closes, the other one stops. The VMM is not trusted by its sandbox:
-//! its packets are bounded and parsed strictly.
+//! [`Report`]s. When either end closes, the other one stops. The second comes with [`Launch`] and
+//! carries a [`Request`] and its [`Answer`] at a time, so that whoever waits for a report never
+//! gets somebody's answer. The VMM is not trusted by its sandbox: its packets are bounded and
+//! parsed strictly.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -34,7 +36,8 @@ pub struct LaunchShare {
 }
 
 /// What a VMM process is to run. Descriptors are attached in this order: `/dev/kvm`, kernel,
-/// initramfs, vsock listener, console if `console`, then one for each share.
+/// initramfs, vsock listener, socket for [`Request`]s, console if `console`, then one for each
+/// share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
@@ -75,6 +78,32 @@ pub enum Report {
         end: End,
         /// The newest console output.
         console: String,
+    },
+}
+
+/// What the sandbox asks of a VMM process while the VM runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Show the guest one more file or directory. Its descriptor is attached.
+    AddShare(LaunchShare),
+    /// Take a share away. What the guest still holds of it answers `ESTALE`.
+    RemoveShare {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What became of a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Answer {
+    /// It was carried out.
+    Done,
+    /// It was not.
+    Refused {
+        /// Error and causes in one line.
+        message: String,
     },
 }
 

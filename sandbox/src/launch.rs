@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,8 +15,8 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::assets;
-use crate::config::PodConfig;
-use crate::control::{self, End, GuestFile, Launch, LaunchShare, Report};
+use crate::config::{PodConfig, Share};
+use crate::control::{self, Answer, End, GuestFile, Launch, LaunchShare, Report, Request};
 use crate::pod::PodError;
 use crate::rundir::RunDir;
 
@@ -28,16 +29,25 @@ const CMDLINE: &str = include_str!("../../guest-kernel-config/cmdline");
 /// Longest error output of a dead VMM that is repeated.
 const MAX_STDERR: u64 = 4096;
 
-/// A VMM process.
+/// A VMM process. All of it may be used from several threads at once.
 #[derive(Debug)]
 pub struct VmmProcess {
-    child: Child,
+    pid: u32,
     control: OwnedFd,
+    /// Held from a request to its answer.
+    requests: Mutex<OwnedFd>,
+    life: Mutex<Life>,
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+/// What whoever waits for the process's end finds out.
+#[derive(Debug)]
+struct Life {
+    child: Child,
     /// What it wrote to standard error, where that is not ours.
     stderr: Option<File>,
     ended: Option<(End, String)>,
-    kernel: PathBuf,
-    initrd: PathBuf,
 }
 
 /// Everything that is opened before the process starts.
@@ -64,9 +74,13 @@ impl VmmProcess {
     ) -> Result<Self, PodError> {
         let start_error = |source: io::Error| PodError::StartVmm { source };
         let binary = assets::vmm_binary()?;
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .map_err(|errno| start_error(errno.into()))?;
+        let pair = || {
+            let (unix, packets) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+            socketpair(unix, packets, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| start_error(errno.into()))
+        };
+        let (ours, theirs) = pair()?;
+        let (requests, their_requests) = pair()?;
         let (stderr, to_child) = if config.log.is_some() {
             (None, Stdio::inherit())
         } else {
@@ -91,14 +105,18 @@ impl VmmProcess {
             .spawn()
             .map_err(|source| PodError::SpawnVmm { binary, source })?;
         let process = Self {
-            child,
+            pid: child.id(),
             control: ours,
-            stderr,
-            ended: None,
+            requests: Mutex::new(requests),
+            life: Mutex::new(Life {
+                child,
+                stderr,
+                ended: None,
+            }),
             kernel: resources.kernel.0.clone(),
             initrd: resources.initrd.0.clone(),
         };
-        process.configure(config, dir, resources)?;
+        process.configure(config, dir, resources, &their_requests)?;
         Ok(process)
     }
 
@@ -107,12 +125,8 @@ impl VmmProcess {
         config: &PodConfig,
         dir: &RunDir,
         resources: &Resources,
+        their_requests: &OwnedFd,
     ) -> Result<(), PodError> {
-        let shares = config.shares.iter().map(|share| LaunchShare {
-            name: share.name.clone(),
-            read_only: share.read_only,
-            unchanging: share.unchanging,
-        });
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
@@ -120,7 +134,7 @@ impl VmmProcess {
             console: config.console.is_some(),
             vsock_path: dir.vsock().display().to_string(),
             share_tag: SHARE_TAG.to_owned(),
-            shares: shares.collect(),
+            shares: config.shares.iter().map(launch_share).collect(),
             runtime_dir: dir.path().display().to_string(),
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
@@ -128,6 +142,7 @@ impl VmmProcess {
             resources.kernel.1.as_fd(),
             resources.initrd.1.as_fd(),
             resources.vsock.as_fd(),
+            their_requests.as_fd(),
         ];
         fds.extend(config.console.iter().map(AsFd::as_fd));
         fds.extend(config.shares.iter().map(|share| share.file.as_fd()));
@@ -157,31 +172,81 @@ impl VmmProcess {
         }
     }
 
+    /// Its number among the host's processes.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Shows the guest one more file or directory.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`].
+    pub fn add_share(&self, share: &Share) -> Result<(), PodError> {
+        let request = Request::AddShare(launch_share(share));
+        self.request(&share.name, &request, &[share.file.as_fd()])
+    }
+
+    /// Takes a share away; what the guest still holds of it answers `ESTALE`.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`].
+    pub fn remove_share(&self, name: &str) -> Result<(), PodError> {
+        let request = Request::RemoveShare { name: name.into() };
+        self.request(name, &request, &[])
+    }
+
+    fn request(
+        &self,
+        share: &str,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), PodError> {
+        let failed = |message: String| PodError::ChangeShare {
+            share: share.to_owned(),
+            message,
+        };
+        let socket = lock(&self.requests);
+        control::send(&*socket, request, fds).map_err(|error| failed(error.to_string()))?;
+        match control::receive::<Answer>(&*socket) {
+            Ok(Some((Answer::Done, _))) => Ok(()),
+            Ok(Some((Answer::Refused { message }, _))) => Err(failed(message)),
+            Ok(None) => Err(failed("the VMM process is gone".into())),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
     /// Takes the next report, waiting for it. `Err` once the VM has stopped or was never made.
-    pub fn next_report(&mut self) -> Result<(), PodError> {
+    pub fn next_report(&self) -> Result<(), PodError> {
+        // One at a time: who comes second finds what the first was told.
+        let mut life = lock(&self.life);
+        if let Some((end, console)) = life.ended.clone() {
+            return Err(PodError::Ended { end, console });
+        }
         match control::receive::<Report>(&self.control) {
             Ok(Some((Report::Running, _))) => Ok(()),
             Ok(Some((Report::Failed { file, message }, _))) => Err(self.refused(file, message)),
             Ok(Some((Report::Stopped { end, console }, _))) => {
-                self.ended = Some((end.clone(), console.clone()));
+                life.ended = Some((end.clone(), console.clone()));
                 Err(PodError::Ended { end, console })
             }
-            Ok(None) => Err(self.died()),
+            Ok(None) => Err(life.died()),
             Err(source) => Err(PodError::Control { source }),
         }
     }
 
-    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
-    pub fn stop(mut self) -> Option<End> {
+    /// Tells the VM to stop, and does not wait for it.
+    pub fn ask_to_stop(&self) {
         // Half-closing is the order to stop; the answer still comes through.
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Write);
-        while self.ended.is_none() {
-            if self.next_report().is_err() {
-                break;
-            }
-        }
-        let _ = self.child.wait();
-        self.ended.take().map(|(end, _)| end)
+    }
+
+    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
+    pub fn stop(&self) -> Option<End> {
+        self.ask_to_stop();
+        while self.next_report().is_ok() {}
+        let mut life = lock(&self.life);
+        let _ = life.child.wait();
+        life.ended.as_ref().map(|(end, _)| end.clone())
     }
 
     /// The VM could not be made: says which parameter is at fault where one is.
@@ -197,7 +262,9 @@ impl VmmProcess {
             message,
         }
     }
+}
 
+impl Life {
     /// The process ended without a report: says what is known of it.
     fn died(&mut self) -> PodError {
         let status = self.child.wait();
@@ -219,10 +286,23 @@ impl VmmProcess {
 
 impl Drop for VmmProcess {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        let life = self.life.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if matches!(life.child.try_wait(), Ok(None)) {
+            let _ = life.child.kill();
+            let _ = life.child.wait();
         }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn launch_share(share: &Share) -> LaunchShare {
+    LaunchShare {
+        name: share.name.clone(),
+        read_only: share.read_only,
+        unchanging: share.unchanging,
     }
 }
 

@@ -1,8 +1,8 @@
 //! A pod's life on the host: what the CLI, a containerd shim and an embedding runtime all use.
 //!
 //! ```text
-//!   PodConfig ──Pod::start──▶ Pod ──create_container──▶ Container { stdin, stdout, stderr }
-//!                │             │ agent (ttrpc over vsock)       │ start, wait, signal, resize
+//!   PodConfig ──Pod::start──▶ Pod ──create_container──▶ Process { stdin, stdout, stderr }
+//!                │             │ agent (ttrpc over vsock)     │ start, wait, signal, resize
 //!                ▼             ▼                                ▼
 //!        podvmm-vmm process ◀─ one Unix socket: configuration in, end of the VM out
 //! ```
@@ -17,7 +17,10 @@
 //! - [`rundir`]: the pod's directory on the host, and who owns it.
 //! - [`control`]: the messages between sandbox and VMM process.
 //! - [`pod`], [`container`]: their lives.
+//! - [`events`]: what happens in a pod without being asked for.
 //! - [`oci`]: the OCI configuration of a container.
+//! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
+//! - [`sizing`]: how large a pod's VM is.
 //! - [`logging`]: the log of both processes.
 //! - [`kvm`]: opening `/dev/kvm`, and why it could not be.
 //!
@@ -27,8 +30,8 @@
 //!
 //! let mut config = PodConfig::new("demo");
 //! config.rootfs("/srv/rootfs", false)?;
-//! let mut pod = Pod::start(config)?;
-//! let mut container = pod.create_container(&ContainerConfig::command(["/bin/true"]))?;
+//! let pod = Pod::start(config)?;
+//! let container = pod.create_container(&ContainerConfig::command(["/bin/true"]))?;
 //! container.start()?;
 //! println!("{:?}", container.wait()?);
 //! pod.stop()?;
@@ -36,9 +39,12 @@
 //! ```
 
 pub mod assets;
+pub mod bundle;
 pub mod config;
 pub mod container;
 pub mod control;
+pub mod events;
+mod guest;
 pub mod kvm;
 mod launch;
 mod lifeline;
@@ -46,9 +52,13 @@ pub mod logging;
 pub mod oci;
 pub mod pod;
 pub mod rundir;
+pub mod sizing;
 
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};
-pub use container::{Container, ContainerError, ContainerHandle, Exit, StartFailure};
-pub use oci::{ContainerConfig, Stdio, User};
+pub use container::{
+    ContainerError, ContainerHandle, ContainerRequest, Exit, Process, ProcessHandle, StartFailure,
+};
+pub use events::{EventSink, PodEvent};
+pub use oci::{Changes, ContainerConfig, Rootfs, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};

@@ -12,6 +12,7 @@ use agent_protocol::proto::{AgentEvent, AgentHello, agent_event};
 use agent_protocol::{LIFELINE_PORT, check_versions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::events::{EventSink, PodEvent};
 use crate::launch::VmmProcess;
 use crate::pod::PodError;
 
@@ -58,9 +59,10 @@ impl Awaiting {
     /// [`PodError`] when the VM ends first, the time is over or the agent is of another version.
     pub fn hello(
         self,
-        vmm: &mut VmmProcess,
+        vmm: &VmmProcess,
         timeout: Duration,
         cancel: Option<BorrowedFd<'_>>,
+        events: EventSink,
     ) -> Result<(AgentHello, LastWords), PodError> {
         let deadline = Instant::now() + timeout;
         let mut stream = loop {
@@ -111,7 +113,7 @@ impl Awaiting {
         check_versions(agent_protocol::PROTOCOL_VERSION, hello.protocol_version)
             .map_err(PodError::Version)?;
         stream.set_read_timeout(None).map_err(PodError::lifeline)?;
-        Ok((hello, listen_on(stream)))
+        Ok((hello, listen_on(stream, events)))
     }
 }
 
@@ -141,8 +143,8 @@ fn wait(fds: &[BorrowedFd<'_>; 3], deadline: Instant) -> Result<[bool; 3], PodEr
     }
 }
 
-/// Keeps reading what the agent says; only its last failure matters.
-fn listen_on(mut stream: UnixStream) -> LastWords {
+/// Keeps reading what the agent says.
+fn listen_on(mut stream: UnixStream, mut events: EventSink) -> LastWords {
     let words = LastWords::default();
     let heard = words.clone();
     let reader = std::thread::Builder::new()
@@ -151,11 +153,15 @@ fn listen_on(mut stream: UnixStream) -> LastWords {
     // Without this thread a failure is still seen, only without its reason.
     let _ = reader.spawn(move || {
         while let Ok(Some(event)) = read_message::<AgentEvent, _>(&mut stream) {
-            if let Some(agent_event::Event::Failure(failure)) = event.event {
+            if let Some(agent_event::Event::Failure(failure)) = &event.event {
                 let mut last = heard.0.lock().unwrap_or_else(PoisonError::into_inner);
-                *last = Some(failure.message);
+                *last = Some(failure.message.clone());
+            }
+            if let Some(event) = PodEvent::from_wire(event) {
+                events.tell(event);
             }
         }
+        events.tell(PodEvent::AgentGone);
     });
     words
 }

@@ -5,6 +5,7 @@ use agent_protocol::proto::{self, rootfs};
 use serde_json::{Value, json};
 
 use crate::config::ROOTFS;
+use crate::container::ContainerRequest;
 
 /// Capabilities that container engines leave to a container's root by default.
 const CAPABILITIES: [&str; 14] = [
@@ -57,10 +58,14 @@ pub struct User {
 /// The standard streams of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stdio {
-    /// Output and error apart; input only if asked for, else it is empty.
+    /// One each; those that are not asked for are /dev/null.
     Pipes {
         /// Whether there is input.
         stdin: bool,
+        /// Whether output is wanted.
+        stdout: bool,
+        /// Whether errors are wanted.
+        stderr: bool,
     },
     /// One terminal for all three.
     Terminal {
@@ -69,6 +74,74 @@ pub enum Stdio {
         /// Width in characters.
         cols: u16,
     },
+}
+
+impl Stdio {
+    /// Output and errors apart, and input if asked for.
+    #[must_use]
+    pub fn pipes(stdin: bool) -> Self {
+        Self::Pipes {
+            stdin,
+            stdout: true,
+            stderr: true,
+        }
+    }
+
+    pub(crate) fn to_wire(self) -> proto::Stdio {
+        match self {
+            Self::Pipes {
+                stdin,
+                stdout,
+                stderr,
+            } => proto::Stdio {
+                stdin,
+                stdout,
+                stderr,
+                ..Default::default()
+            },
+            Self::Terminal { rows, cols } => proto::Stdio {
+                tty: true,
+                rows: rows.into(),
+                cols: cols.into(),
+                ..Default::default()
+            },
+        }
+    }
+}
+
+/// A container's root file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rootfs {
+    /// Name of the share that holds it.
+    pub share: String,
+    /// Where changes go.
+    pub changes: Changes,
+}
+
+/// Where the changes of a root file system go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// Into the guest's memory; they vanish with the container.
+    Guest,
+    /// To the host.
+    Host,
+    /// There are none.
+    Refused,
+}
+
+impl Rootfs {
+    pub(crate) fn to_wire(&self) -> proto::Rootfs {
+        let mode = match self.changes {
+            Changes::Guest => rootfs::Mode::OVERLAY,
+            Changes::Host => rootfs::Mode::READ_WRITE,
+            Changes::Refused => rootfs::Mode::READ_ONLY,
+        };
+        proto::Rootfs {
+            path: self.share.clone(),
+            mode: mode.into(),
+            ..Default::default()
+        }
+    }
 }
 
 /// One of the pod's shares, seen inside the container.
@@ -115,39 +188,28 @@ impl ContainerConfig {
             workdir: "/".into(),
             user: User::default(),
             hostname: String::new(),
-            stdio: Stdio::Pipes { stdin: false },
+            stdio: Stdio::pipes(false),
             rootfs_writable: false,
             mounts: Vec::new(),
         }
     }
 
-    pub(crate) fn rootfs_message(&self) -> proto::Rootfs {
-        let mode = if self.rootfs_writable {
-            rootfs::Mode::READ_WRITE
+    pub(crate) fn request(&self) -> ContainerRequest {
+        let changes = if self.rootfs_writable {
+            Changes::Host
         } else {
-            rootfs::Mode::OVERLAY
+            Changes::Guest
         };
-        proto::Rootfs {
-            path: ROOTFS.to_owned(),
-            mode: mode.into(),
-            ..Default::default()
-        }
-    }
-
-    pub(crate) fn stdio_message(&self) -> proto::Stdio {
-        match self.stdio {
-            Stdio::Pipes { stdin } => proto::Stdio {
-                stdin,
-                stdout: true,
-                stderr: true,
-                ..Default::default()
+        ContainerRequest {
+            id: self.id.clone(),
+            spec_json: self.spec_json(),
+            rootfs: Rootfs {
+                share: ROOTFS.to_owned(),
+                changes,
             },
-            Stdio::Terminal { rows, cols } => proto::Stdio {
-                tty: true,
-                rows: rows.into(),
-                cols: cols.into(),
-                ..Default::default()
-            },
+            stdio: self.stdio,
+            pid_namespace_of: None,
+            seccomp: None,
         }
     }
 

@@ -5,32 +5,35 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_protocol::proto::{AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest};
-use agent_protocol::{CONTROL_PORT, VersionMismatch};
+use agent_protocol::VersionMismatch;
+use agent_protocol::proto::{
+    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest,
+};
 use thiserror::Error;
 
 use crate::assets::AssetError;
-use crate::config::{PodConfig, ShareError};
-use crate::container::{Container, ContainerError};
+use crate::config::{PodConfig, Share, ShareError};
+use crate::container::{ContainerError, ContainerHandle, ContainerRequest, GuestStats, Process};
 use crate::control::End;
+use crate::events::EventSink;
+use crate::guest::{Guest, call_context};
 use crate::kvm::{self, KvmError};
 use crate::launch::{Resources, SHARE_TAG, VmmProcess};
 use crate::lifeline::{Awaiting, LastWords};
 use crate::oci::ContainerConfig;
 use crate::rundir::{RunDir, RunDirError};
 
-/// How long the agent may take to answer a request that does little.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest host name: a DNS label's.
+const MAX_HOSTNAME: usize = 63;
 /// How long containers that still run are given at a power-off, in milliseconds.
 const POWER_OFF_GRACE_MS: u32 = 1_000;
 /// How long the VMM may take to report an end that its agent's silence has announced.
 const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a power-off that was accepted may take.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest answer to `CONNECT`: `OK` and a port number.
-const MAX_CONNECT_ANSWER: usize = 32;
 
 /// Why a pod could not be started, or ended.
 #[derive(Debug, Error)]
@@ -91,6 +94,14 @@ pub enum PodError {
     #[error("the VMM process died: {message}")]
     VmmDied {
         /// What is known.
+        message: String,
+    },
+    /// What the guest sees of the host could not be changed.
+    #[error("share {share}: {message}")]
+    ChangeShare {
+        /// Name of the share.
+        share: String,
+        /// The VMM's reason.
         message: String,
     },
     /// The VMM said something that is no report.
@@ -168,15 +179,16 @@ fn tail(console: &str) -> String {
     )
 }
 
-/// A running pod. Dropping it ends the VM at once.
+/// A running pod, to be used from any number of threads. Dropping it ends the VM at once.
 pub struct Pod {
     // Order matters: the agent's connection goes before the VM, the VM before the directory.
-    agent: AgentClient,
+    guest: Guest,
     vmm: VmmProcess,
     last_words: LastWords,
     kernel_release: String,
-    writable_share: bool,
-    dir: RunDir,
+    writable_share: AtomicBool,
+    /// Held for its lock, and removed with the pod.
+    _dir: RunDir,
 }
 
 impl Pod {
@@ -184,7 +196,7 @@ impl Pod {
     ///
     /// # Errors
     /// [`PodError`]; nothing is left behind.
-    pub fn start(config: PodConfig) -> Result<Self, PodError> {
+    pub fn start(mut config: PodConfig) -> Result<Self, PodError> {
         // What can be wrong with the request comes before what can be wrong with the machine.
         let kernel = open("--kernel", config.assets.kernel()?)?;
         let initrd = open("--initrd", config.assets.initrd()?)?;
@@ -198,24 +210,20 @@ impl Pod {
             initrd,
             vsock,
         };
-        let mut vmm = VmmProcess::start(&config, &dir, &resources)?;
+        let vmm = VmmProcess::start(&config, &dir, &resources)?;
         let (hello, last_words) = awaiting.hello(
-            &mut vmm,
+            &vmm,
             config.boot_timeout,
             config.cancel.as_ref().map(AsFd::as_fd),
+            config.events.take().unwrap_or_else(EventSink::none),
         )?;
-        let stream = dial(&dir, CONTROL_PORT)?;
-        let agent = agent_protocol::client::connect(stream).map_err(|source| PodError::Call {
-            call: "a connection",
-            source,
-        })?;
         let pod = Self {
-            agent,
+            guest: Guest::dial(dir.vsock())?,
             vmm,
             last_words,
             kernel_release: hello.kernel_release,
-            writable_share: config.has_writable_share(),
-            dir,
+            writable_share: AtomicBool::new(config.has_writable_share()),
+            _dir: dir,
         };
         pod.set_up(&config)?;
         Ok(pod)
@@ -226,27 +234,29 @@ impl Pod {
             protocol_version: agent_protocol::PROTOCOL_VERSION,
             ..Default::default()
         };
-        self.agent
+        self.guest
+            .agent
             .hello(call_context(), &hello)
             .map_err(|source| PodError::Call {
                 call: "Hello",
                 source,
             })?;
         let hostname = if config.hostname.is_empty() {
-            &config.name
+            config.name.chars().take(MAX_HOSTNAME).collect()
         } else {
-            &config.hostname
+            config.hostname.clone()
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let setup = SetupPodRequest {
-            hostname: hostname.clone(),
+            hostname,
             share_tag: SHARE_TAG.to_owned(),
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
             ..Default::default()
         };
-        self.agent
+        self.guest
+            .agent
             .setup_pod(call_context(), &setup)
             .map_err(|source| PodError::Call {
                 call: "SetupPod",
@@ -264,17 +274,42 @@ impl Pod {
     /// The agent, for calls that have no method here.
     #[must_use]
     pub fn agent(&self) -> &AgentClient {
-        &self.agent
+        &self.guest.agent
     }
 
     /// Creates a container and connects its standard streams.
     ///
     /// # Errors
     /// [`ContainerError`]; the pod stays usable.
-    pub fn create_container(&self, config: &ContainerConfig) -> Result<Container, PodError> {
-        Ok(Container::create(self.agent.clone(), config, |port| {
-            self.connect(port)
-        })?)
+    pub fn create_container(&self, config: &ContainerConfig) -> Result<Process, PodError> {
+        Ok(self.create(config.request())?)
+    }
+
+    /// Creates a container of an OCI configuration and connects its standard streams.
+    ///
+    /// # Errors
+    /// [`ContainerError`]; the pod stays usable.
+    pub fn create(&self, request: ContainerRequest) -> Result<Process, ContainerError> {
+        ContainerHandle::create(&self.guest, request)
+    }
+
+    /// Steers the container `id`, from any thread; whether there is one shows when it is used.
+    #[must_use]
+    pub fn container(&self, id: &str) -> ContainerHandle {
+        ContainerHandle::new(&self.guest, id)
+    }
+
+    /// What the guest as a whole uses.
+    ///
+    /// # Errors
+    /// [`ContainerError::Call`].
+    pub fn stats(&self) -> Result<GuestStats, ContainerError> {
+        let answer = self.guest.agent.stats(call_context(), &StatsRequest::new());
+        let mut answer = answer.map_err(|error| ContainerError::Call {
+            call: "Stats",
+            error,
+        })?;
+        Ok(answer.guest.take().unwrap_or_default())
     }
 
     /// Connects to a vsock port of the guest.
@@ -282,7 +317,7 @@ impl Pod {
     /// # Errors
     /// When nobody listens there.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        connect(&self.dir, port)
+        self.guest.connect(port)
     }
 
     /// A handle that ends the VM from any thread.
@@ -295,7 +330,7 @@ impl Pod {
 
     /// Why the agent is gone, if it said so, or else how the VM ended.
     #[must_use]
-    pub fn failure(&mut self) -> Option<PodError> {
+    pub fn failure(&self) -> Option<PodError> {
         if let Some(message) = self.last_words.get() {
             return Some(PodError::Agent { message });
         }
@@ -310,29 +345,61 @@ impl Pod {
         }
     }
 
+    /// Shows the guest one more file or directory, below the pod's share.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`]: the name is taken, or the VM has ended.
+    pub fn add_share(&self, share: &Share) -> Result<(), PodError> {
+        self.vmm.add_share(share)?;
+        if !share.read_only {
+            self.writable_share.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes a share away; what the guest still has open of it answers `ESTALE`.
+    ///
+    /// # Errors
+    /// [`PodError::ChangeShare`]: there is none of that name, or the VM has ended.
+    pub fn remove_share(&self, name: &str) -> Result<(), PodError> {
+        self.vmm.remove_share(name)
+    }
+
+    /// The VMM process's number among the host's processes.
+    #[must_use]
+    pub fn vmm_pid(&self) -> u32 {
+        self.vmm.pid()
+    }
+
+    /// Waits until the VM has ended, however long that takes, and tells why.
+    pub fn wait(&self) -> PodError {
+        loop {
+            if let Err(error) = self.vmm.next_report() {
+                return match self.last_words.get() {
+                    Some(message) => PodError::Agent { message },
+                    None => error,
+                };
+            }
+        }
+    }
+
     /// Ends the pod: an orderly power-off where data of the host could still be in the guest's
     /// memory, at once otherwise.
     ///
     /// # Errors
     /// None at present; how the VM ended is told where it is known.
-    pub fn stop(self) -> Result<Option<End>, PodError> {
-        if self.writable_share {
+    pub fn stop(&self) -> Result<Option<End>, PodError> {
+        if self.writable_share.load(Ordering::Relaxed) {
             let request = PowerOffRequest {
                 grace_ms: POWER_OFF_GRACE_MS,
                 ..Default::default()
             };
-            if self.agent.power_off(call_context(), &request).is_ok() {
+            if self.guest.agent.power_off(call_context(), &request).is_ok() {
                 // The VMM reports the power-off; `stop` below takes it or ends the wait.
                 self.vmm.is_reporting_within(POWER_OFF_PATIENCE);
             }
         }
-        let Self {
-            agent, vmm, dir, ..
-        } = self;
-        let end = vmm.stop();
-        drop(agent);
-        drop(dir);
-        Ok(end)
+        Ok(self.vmm.stop())
     }
 }
 
@@ -364,39 +431,4 @@ fn open(parameter: &'static str, path: PathBuf) -> Result<(PathBuf, File), PodEr
             source,
         }),
     }
-}
-
-fn dial(dir: &RunDir, port: u32) -> Result<UnixStream, PodError> {
-    connect(dir, port).map_err(PodError::Connect)
-}
-
-/// Reaches `port` of the guest through the pod's Unix socket.
-fn connect(dir: &RunDir, port: u32) -> io::Result<UnixStream> {
-    use std::io::{Read, Write};
-    let mut stream = UnixStream::connect(dir.vsock())?;
-    stream.set_read_timeout(Some(CALL_TIMEOUT))?;
-    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
-    let mut answer = Vec::new();
-    let mut byte = [0];
-    // One byte at a time: what follows the line belongs to whoever uses the stream.
-    while !answer.ends_with(b"\n") {
-        if answer.len() >= MAX_CONNECT_ANSWER || stream.read(&mut byte)? == 0 {
-            let message = format!("nobody answers on vsock port {port} of the guest");
-            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
-        }
-        answer.push(byte[0]);
-    }
-    if !answer.starts_with(b"OK ") {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "unexpected answer to CONNECT",
-        ));
-    }
-    stream.set_read_timeout(None)?;
-    Ok(stream)
-}
-
-/// A deadline for a call that does little.
-pub(crate) fn call_context() -> ttrpc::context::Context {
-    ttrpc::context::with_duration(CALL_TIMEOUT)
 }

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
-/// Longest name of a pod: as for a DNS label, and short enough for a Unix socket below it.
-pub const MAX_NAME: usize = 63;
+/// Longest name of a pod: as long as container engines let one be.
+pub const MAX_NAME: usize = 76;
 
 /// Longest path of a Unix socket (`sun_path` without its terminator).
 const MAX_SOCKET_PATH: usize = 107;
 /// The longest name of a socket in a pod's directory.
-const LONGEST_SOCKET: &str = "vsock.sock_4294967295";
+const LONGEST_SOCKET: &str = "vsock_4294967295";
 
 /// Why a pod could not have its directory.
 #[derive(Debug, Error)]
@@ -113,7 +113,7 @@ impl RunDir {
     /// The Unix socket that leads to the guest's vsock ports.
     #[must_use]
     pub fn vsock(&self) -> PathBuf {
-        self.path.join("vsock.sock")
+        self.path.join("vsock")
     }
 }
 
@@ -220,7 +220,7 @@ mod tests {
     fn what_a_dead_owner_left_is_cleaned() {
         let root = root("stale");
         fs::create_dir_all(root.join("web/deep")).unwrap();
-        fs::write(root.join("web/vsock.sock"), "").unwrap();
+        fs::write(root.join("web/vsock"), "").unwrap();
         fs::write(root.join("web/lock"), "").unwrap();
         let taken = RunDir::create(&root, "web").unwrap();
         assert!(!taken.vsock().exists() && !root.join("web/deep").exists());
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_the_root() {
-        let long = "x".repeat(64);
+        let long = "x".repeat(MAX_NAME + 1);
         for name in ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", &long] {
             assert!(
                 matches!(check_name(name), Err(RunDirError::Name(_))),

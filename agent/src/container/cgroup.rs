@@ -1,7 +1,7 @@
 //! One cgroup (v2) per container.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -14,11 +14,13 @@ use rustix::process::Pid;
 use crate::sys::process;
 
 /// Where the guest has its cgroups.
-const HIERARCHY: &str = "/sys/fs/cgroup";
+pub(crate) const HIERARCHY: &str = "/sys/fs/cgroup";
 /// Parent of the containers' ones.
 const PARENT: &str = "podvmm";
 /// How deep a container may nest its own cgroups and still have all its processes signalled.
 const MAX_DEPTH: usize = 16;
+/// Most of a file that is read, in bytes. Only lists of processes and devices can have more.
+const MAX_FILE_LEN: u64 = 256 * 1024;
 /// A dead process leaves its cgroup a moment after its parent hears of its end.
 const REMOVE_ATTEMPTS: u32 = 50;
 const REMOVE_PAUSE: Duration = Duration::from_millis(1);
@@ -82,6 +84,31 @@ impl Cgroup {
         }
     }
 
+    /// Reads one of its files.
+    pub(crate) fn read(&self, file: &str) -> io::Result<String> {
+        read(&self.path.join(file))
+    }
+
+    /// Opens the cgroup that `pid`, a process of the container, is in now.
+    pub(crate) fn of_process(&self, pid: Pid) -> io::Result<OwnedFd> {
+        let own = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()))?;
+        let below = own
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .and_then(|path| path.strip_prefix(PARENT)?.strip_prefix('/'))
+            .and_then(|path| path.split_once('/'))
+            .filter(|(id, _)| self.path.ends_with(id));
+        let Some((_, below)) = below else {
+            return Err(io::Error::other("its cgroup has no place for a process"));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(
+            self.path.join(below),
+            flags,
+            Mode::empty(),
+        )?)
+    }
+
     /// Kills every process in it and below it.
     pub(crate) fn kill(&self) -> io::Result<()> {
         write(&self.path, "cgroup.kill", "1")
@@ -94,7 +121,7 @@ impl Cgroup {
 
     /// Whether the kernel killed one of its processes for want of memory.
     pub(crate) fn had_oom_kill(&self) -> bool {
-        fs::read_to_string(self.path.join("memory.events"))
+        self.read("memory.events")
             .is_ok_and(|events| oom_kills(&events) > 0)
     }
 
@@ -134,6 +161,14 @@ fn write(directory: &Path, file: &str, value: &str) -> io::Result<()> {
     )?;
     rustix::io::write(&file, value.as_bytes())?;
     Ok(())
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut content = String::new();
+    File::open(path)?
+        .take(MAX_FILE_LEN)
+        .read_to_string(&mut content)?;
+    Ok(content)
 }
 
 fn subdirectories(path: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {

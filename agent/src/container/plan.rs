@@ -1,13 +1,14 @@
-//! What a container's first process has to do, checked and complete before anything is done.
+//! What a container's processes have to do, checked and complete before anything is done.
 
 use std::ffi::CString;
 
 use agent_protocol::MAX_SPEC_LEN;
-use agent_protocol::names::ContainerId;
+use agent_protocol::names::{ContainerId, ExecId};
 use agent_protocol::proto::{self, rootfs::Mode};
 use rustix::process::{Resource, Rlimit};
 use rustix::termios::Winsize;
 use rustix::thread::CapabilitySet;
+use serde::de::DeserializeOwned;
 
 use super::filesystem::{self, DevicePlan, MountPlan};
 use super::spec::{self, Spec};
@@ -30,6 +31,13 @@ pub(crate) struct Plan {
     pub(crate) sysctls: Vec<(String, String)>,
     /// File of the container's cgroup, and value.
     pub(crate) limits: Vec<(String, String)>,
+    pub(crate) terminal: Option<Winsize>,
+    pub(crate) process: ProcessPlan,
+}
+
+/// A checked further process of a container.
+#[derive(Debug)]
+pub(crate) struct ExecPlan {
     pub(crate) terminal: Option<Winsize>,
     pub(crate) process: ProcessPlan,
 }
@@ -73,16 +81,9 @@ pub(crate) struct CapabilityPlan {
 impl Plan {
     /// Checks a CreateContainer request.
     pub(crate) fn new(request: &proto::CreateContainerRequest) -> Result<Self, Refusal> {
-        let spec = parse(&request.oci_spec_json)?;
-        if let Some(field) = spec.refused_field() {
-            return Err(Refusal::unimplemented(format!("{field} is not supported")));
-        }
+        let spec: Spec = parse("oci_spec_json", &request.oci_spec_json)?;
+        refuse(spec.refused_field())?;
         let stdio = request.stdio.get_or_default();
-        if spec.process.terminal != stdio.tty {
-            return Err(Refusal::invalid(
-                "process.terminal and stdio.tty must be equal",
-            ));
-        }
         let namespaces = namespaces(&spec.linux.namespaces)?;
         check_propagation(spec.linux.rootfs_propagation.as_deref())?;
         Ok(Self {
@@ -104,12 +105,23 @@ impl Plan {
             readonly_paths: paths::all_absolute("linux.readonlyPaths", spec.linux.readonly_paths)?,
             sysctls: sysctls(spec.linux.sysctl)?,
             limits: limits::files(&spec.linux.resources)?,
-            terminal: if stdio.tty {
-                Some(window_size(stdio.rows, stdio.cols)?)
-            } else {
-                None
-            },
-            process: process(spec.process)?,
+            terminal: terminal(&spec.process, stdio)?,
+            process: process(spec.process, 0)?,
+        })
+    }
+}
+
+impl ExecPlan {
+    /// Checks an ExecProcess request; `oom_score_adj` is the container's.
+    pub(crate) fn new(
+        request: &proto::ExecProcessRequest,
+        oom_score_adj: i32,
+    ) -> Result<Self, Refusal> {
+        let spec: spec::Process = parse("process_json", &request.process_json)?;
+        refuse(spec.refused_field())?;
+        Ok(Self {
+            terminal: terminal(&spec, request.stdio.get_or_default())?,
+            process: process(spec, oom_score_adj)?,
         })
     }
 }
@@ -117,6 +129,30 @@ impl Plan {
 /// Checks a container's name.
 pub(crate) fn container_id(name: &str) -> Result<ContainerId, Refusal> {
     ContainerId::try_from(name).map_err(Refusal::invalid)
+}
+
+/// Checks a further process's name.
+pub(crate) fn exec_id(name: &str) -> Result<ExecId, Refusal> {
+    ExecId::try_from(name).map_err(Refusal::invalid)
+}
+
+fn refuse(field: Option<&'static str>) -> Result<(), Refusal> {
+    match field {
+        Some(field) => Err(Refusal::unimplemented(format!("{field} is not supported"))),
+        None => Ok(()),
+    }
+}
+
+fn terminal(process: &spec::Process, stdio: &proto::Stdio) -> Result<Option<Winsize>, Refusal> {
+    if process.terminal != stdio.tty {
+        return Err(Refusal::invalid(
+            "process.terminal and stdio.tty must be equal",
+        ));
+    }
+    match stdio.tty {
+        true => window_size(stdio.rows, stdio.cols).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Checks a terminal's size; 0 is allowed and means unknown.
@@ -159,15 +195,16 @@ pub(crate) fn sysctls(
         .collect()
 }
 
-fn parse(json: &[u8]) -> Result<Spec, Refusal> {
+/// Parses `field` of a request.
+pub(super) fn parse<T: DeserializeOwned>(field: &str, json: &[u8]) -> Result<T, Refusal> {
     if json.len() > MAX_SPEC_LEN {
         return Err(Refusal::invalid(format!(
-            "oci_spec_json has {} bytes, at most {MAX_SPEC_LEN} are allowed",
+            "{field} has {} bytes, at most {MAX_SPEC_LEN} are allowed",
             json.len()
         )));
     }
     serde_json::from_slice(json).map_err(|error| {
-        let text = format!("oci_spec_json: {error}");
+        let text = format!("{field}: {error}");
         let unknown = text.contains("unknown field");
         if unknown {
             Refusal::unimplemented(text)
@@ -251,7 +288,7 @@ fn check_propagation(propagation: Option<&str>) -> Result<(), Refusal> {
     }
 }
 
-fn process(process: spec::Process) -> Result<ProcessPlan, Refusal> {
+fn process(process: spec::Process, oom_score_adj: i32) -> Result<ProcessPlan, Refusal> {
     if process.args.first().is_none_or(String::is_empty) {
         return Err(Refusal::invalid("process.args names no command"));
     }
@@ -279,7 +316,10 @@ fn process(process: spec::Process) -> Result<ProcessPlan, Refusal> {
             .map(limits::rlimit)
             .collect::<Result<_, _>>()?,
         no_new_privileges: process.no_new_privileges,
-        oom_score_adj: process.oom_score_adj.unwrap_or(0).clamp(-1000, 1000),
+        oom_score_adj: process
+            .oom_score_adj
+            .unwrap_or(oom_score_adj)
+            .clamp(-1000, 1000),
     })
 }
 

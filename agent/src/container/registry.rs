@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use agent_protocol::names::ContainerId;
+use agent_protocol::names::{ContainerId, ExecId};
 use rustix::process::Pid;
 
-use super::Container;
+use super::{Container, Process};
 use crate::rpc::Refusal;
 
 /// Most containers at a time; the host asks for a handful.
@@ -30,8 +30,8 @@ impl Registry {
     }
 
     /// Adds a container whose name was found free.
-    pub(crate) fn insert(&mut self, id: ContainerId, container: Container) {
-        self.0.insert(id, container);
+    pub(crate) fn insert(&mut self, id: ContainerId, container: Container) -> &mut Container {
+        self.0.entry(id).or_insert(container)
     }
 
     /// The container that the host knows by this name.
@@ -43,19 +43,31 @@ impl Registry {
             .ok_or_else(|| Refusal::not_found(format!("container {:?} does not exist", short(id))))
     }
 
-    /// The container of a handshake's event.
-    pub(crate) fn by_serial(&mut self, serial: u64) -> Option<&mut Container> {
-        self.0
-            .values_mut()
-            .find(|container| container.serial() == serial)
+    /// The process that the host knows by these names.
+    pub(crate) fn process(&mut self, id: &str, exec_id: &str) -> Result<&mut Process, Refusal> {
+        self.get(id)?.process(exec_id)
     }
 
-    /// The container whose first process is `child`.
-    pub(crate) fn by_child(&mut self, child: Pid) -> Option<(ContainerId, &mut Container)> {
+    /// The process of a handshake's event.
+    pub(crate) fn by_serial(&mut self, serial: u64) -> Option<&mut Process> {
         self.0
-            .iter_mut()
-            .find(|(_, container)| container.child == Some(child))
-            .map(|(id, container)| (id.clone(), container))
+            .values_mut()
+            .flat_map(Container::processes_mut)
+            .find(|process| process.serial() == serial)
+    }
+
+    /// The container that the agent made `child` for, and the child's name if it is not the first one.
+    pub(crate) fn by_child(
+        &mut self,
+        child: Pid,
+    ) -> Option<(ContainerId, Option<ExecId>, &mut Container)> {
+        self.0.iter_mut().find_map(|(id, container)| {
+            let (exec_id, _) = container
+                .processes()
+                .find(|(_, process)| process.child == Some(child))?;
+            let exec_id = exec_id.cloned();
+            Some((id.clone(), exec_id, container))
+        })
     }
 
     /// Forgets a container that has been cleaned up.
@@ -70,7 +82,14 @@ impl Registry {
         self.0.values_mut()
     }
 
-    /// Those whose first process has not ended.
+    /// Those that the host knows, with their names.
+    pub(crate) fn visible(&self) -> impl Iterator<Item = (&ContainerId, &Container)> {
+        self.0
+            .iter()
+            .filter(|(_, container)| container.is_visible())
+    }
+
+    /// Those that have a process which has not ended.
     pub(crate) fn alive(&mut self) -> impl Iterator<Item = &mut Container> {
         self.all().filter(|container| container.is_alive())
     }

@@ -296,16 +296,11 @@ pub(super) struct Pids {
 impl Spec {
     /// The first field that is set and not supported.
     pub(super) fn refused_field(&self) -> Option<&'static str> {
-        let (process, linux) = (&self.process, &self.linux);
+        let linux = &self.linux;
         let (memory, cpu) = (&linux.resources.memory, &linux.resources.cpu);
-        let fields: [(&'static str, &Refused); 26] = [
+        let fields: [(&'static str, &Refused); 21] = [
             ("domainname", &self.domainname),
             ("hooks", &self.hooks),
-            ("process.apparmorProfile", &process.apparmor_profile),
-            ("process.selinuxLabel", &process.selinux_label),
-            ("process.scheduler", &process.scheduler),
-            ("process.ioPriority", &process.io_priority),
-            ("process.execCPUAffinity", &process.exec_cpu_affinity),
             ("linux.seccomp", &linux.seccomp),
             ("linux.uidMappings", &linux.uid_mappings),
             ("linux.gidMappings", &linux.gid_mappings),
@@ -332,11 +327,28 @@ impl Spec {
             ("linux.resources.cpu.realtimeRuntime", &cpu.realtime_runtime),
             ("linux.resources.cpu.realtimePeriod", &cpu.realtime_period),
         ];
-        fields
-            .into_iter()
-            .find(|(_, value)| is_set(value))
-            .map(|(name, _)| name)
+        self.process.refused_field().or_else(|| first_set(&fields))
     }
+}
+
+impl Process {
+    /// Likewise of a process alone.
+    pub(super) fn refused_field(&self) -> Option<&'static str> {
+        first_set(&[
+            ("process.apparmorProfile", &self.apparmor_profile),
+            ("process.selinuxLabel", &self.selinux_label),
+            ("process.scheduler", &self.scheduler),
+            ("process.ioPriority", &self.io_priority),
+            ("process.execCPUAffinity", &self.exec_cpu_affinity),
+        ])
+    }
+}
+
+fn first_set(fields: &[(&'static str, &Refused)]) -> Option<&'static str> {
+    fields
+        .iter()
+        .find(|(_, value)| is_set(value))
+        .map(|(name, _)| *name)
 }
 
 /// Whether a field asks for anything.

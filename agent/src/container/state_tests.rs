@@ -1,10 +1,13 @@
-use std::process::{Child, Command};
+use std::os::fd::OwnedFd;
+use std::process::Command;
 
-use agent_protocol::proto::Stdio;
 use agent_protocol::proto::stream_open::Stream;
+use agent_protocol::proto::{ExitStatus, Stdio, start_error};
+use rustix::process::{Pid, PidfdFlags};
 use tempfile::TempDir;
 use ttrpc::Code;
 
+use super::process::{MAX_WAITERS, State};
 use super::*;
 
 const CREATE: ReplyTo = ReplyTo {
@@ -29,7 +32,7 @@ struct Rig {
     container: Container,
     process: OwnedFd,
     /// Takes the signals.
-    child: Child,
+    child: std::process::Child,
     answers: Vec<Answer>,
     directory: TempDir,
 }
@@ -39,17 +42,19 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         let (agent, process) = handshake::pair().unwrap();
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
+        let streams = Streams::new(stdio).unwrap().0;
+        let mut first = Process::new(Role::First, 1, pid, streams, agent, CREATE);
+        first.is_protected = true;
         let container = Container {
-            serial: 1,
             cgroup: Cgroup::fake(&directory.path().join("cgroup")),
-            streams: Streams::new(stdio).unwrap().0,
-            state: State::Creating(CREATE),
-            child: Pid::from_raw(child.id() as i32),
-            handshake: Some(agent),
-            setup_failure: None,
-            emulated: None,
-            waiters: Vec::new(),
-            removal: None,
+            child: Child {
+                pid,
+                pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap(),
+            },
+            first,
+            further: BTreeMap::new(),
+            oom_score_adj: 0,
         };
         Self {
             container,
@@ -64,33 +69,34 @@ impl Rig {
     fn created() -> Self {
         let mut rig = Self::new(&Stdio::new());
         rig.say(&Message::Ready(None));
-        assert_eq!(rig.answer(CREATE), Ok(Outcome::Created));
+        let pid = rig.child.id();
+        assert_eq!(rig.answer(CREATE), Ok(Outcome::Created(pid)));
         rig
     }
 
     fn started() -> Self {
         let mut rig = Self::created();
-        rig.container.start(START).unwrap();
+        rig.container.first.start(START).unwrap();
         assert!(receive_start(&rig.process).unwrap());
         rig
     }
 
     fn say(&mut self, message: &Message) {
         send_message(&self.process, message).unwrap();
-        assert!(!self.container.take_messages(&mut self.answers));
+        assert!(!self.container.first.take_messages(&mut self.answers));
     }
 
     /// Closes the process's end, as exec and exit do.
     fn hang_up(&mut self) {
         self.process = std::fs::File::open("/dev/null").unwrap().into();
         // Another test's fork may hold the socket for a moment, until it executes its program.
-        while !self.container.take_messages(&mut self.answers) {
+        while !self.container.first.take_messages(&mut self.answers) {
             std::thread::yield_now();
         }
     }
 
-    fn exit(&mut self, status: ExitStatus) -> Fate {
-        self.container.on_exit(status, &mut self.answers)
+    fn exit(&mut self, mut status: ExitStatus) -> Fate {
+        self.container.on_exit(None, &mut status, &mut self.answers)
     }
 
     /// Takes the only answer there is.
@@ -129,12 +135,12 @@ fn signalled(value: i32) -> ExitStatus {
 #[test]
 fn the_straight_way() {
     let mut rig = Rig::started();
-    assert_eq!(rig.container.wait(WAIT), Ok(None));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(None));
     rig.hang_up();
     assert_eq!(rig.answer(START), Ok(Outcome::Started(None)));
     assert_eq!(rig.exit(code(42)), Fate::Stays);
     assert_eq!(rig.answer(WAIT), Ok(Outcome::Exited(code(42))));
-    assert_eq!(rig.container.wait(WAIT), Ok(Some(code(42))));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(Some(code(42))));
     assert_eq!(rig.container.remove(false, REMOVE), Ok(Fate::Gone));
     assert!(!rig.directory.path().join("cgroup").exists());
 }
@@ -172,7 +178,7 @@ fn a_command_that_cannot_run_is_told_before_its_exit() {
     assert_eq!(error.kind, start_error::Kind::COMMAND_NOT_FOUND.into());
     assert_eq!(error.message, "nope");
     assert_eq!(rig.exit(code(127)), Fate::Stays);
-    assert_eq!(rig.container.wait(WAIT), Ok(Some(code(127))));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(Some(code(127))));
 }
 
 #[test]
@@ -189,26 +195,27 @@ fn start_comes_once_and_after_the_streams() {
         ..Default::default()
     });
     assert_eq!(
-        rig.container.start(START).unwrap_err().code,
+        rig.container.first.start(START).unwrap_err().code,
         Code::FAILED_PRECONDITION
     );
     rig.say(&Message::Ready(None));
     assert_eq!(
-        rig.container.start(START).unwrap_err().code,
+        rig.container.first.start(START).unwrap_err().code,
         Code::FAILED_PRECONDITION
     );
     let (_host, agent) = std::os::unix::net::UnixStream::pair().unwrap();
     assert_eq!(
         rig.container
+            .first
             .streams()
             .attach(Stream::STDOUT, agent.into())
             .unwrap()
             .len(),
         1
     );
-    rig.container.start(START).unwrap();
+    rig.container.first.start(START).unwrap();
     assert_eq!(
-        rig.container.start(START).unwrap_err().code,
+        rig.container.first.start(START).unwrap_err().code,
         Code::FAILED_PRECONDITION
     );
 }
@@ -224,7 +231,7 @@ fn messages_out_of_turn_change_nothing() {
         rig.say(&message);
     }
     assert!(rig.answers.is_empty());
-    assert!(matches!(rig.container.state, State::Created));
+    assert!(matches!(rig.container.first.state, State::Created));
 }
 
 #[test]
@@ -256,11 +263,14 @@ fn a_default_action_is_told_as_its_signal() {
     let mut rig = Rig::started();
     rig.hang_up();
     rig.answers.clear();
-    rig.container.signal(libc::SIGTERM, false).unwrap();
+    rig.container.first.signal(libc::SIGTERM).unwrap();
     assert!(rig.was_killed(), "the kernel would have dropped the signal");
     rig.exit(signalled(libc::SIGKILL));
-    assert_eq!(rig.container.wait(WAIT), Ok(Some(signalled(libc::SIGTERM))));
-    rig.container.signal(libc::SIGTERM, false).unwrap();
+    assert_eq!(
+        rig.container.first.wait(WAIT),
+        Ok(Some(signalled(libc::SIGTERM)))
+    );
+    rig.container.first.signal(libc::SIGTERM).unwrap();
 }
 
 #[test]
@@ -268,7 +278,7 @@ fn waiting_calls_are_bounded_and_go_with_their_connection() {
     let mut rig = Rig::created();
     for stream in 0..MAX_WAITERS as u32 {
         assert_eq!(
-            rig.container.wait(ReplyTo {
+            rig.container.first.wait(ReplyTo {
                 connection: 9,
                 stream
             }),
@@ -276,11 +286,11 @@ fn waiting_calls_are_bounded_and_go_with_their_connection() {
         );
     }
     assert_eq!(
-        rig.container.wait(WAIT).unwrap_err().code,
+        rig.container.first.wait(WAIT).unwrap_err().code,
         Code::RESOURCE_EXHAUSTED
     );
     rig.container.forget_waiters(9);
-    assert_eq!(rig.container.wait(WAIT), Ok(None));
+    assert_eq!(rig.container.first.wait(WAIT), Ok(None));
     rig.exit(code(0));
     assert_eq!(rig.answer(WAIT), Ok(Outcome::Exited(code(0))));
 }

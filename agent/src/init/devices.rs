@@ -26,6 +26,9 @@ const DEFAULTS: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
+/// `f_type` of devpts (linux/magic.h).
+const DEVPTS_MAGIC: rustix::fs::FsWord = 0x1cd1;
+
 const LINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
     ("/dev/fd", "/proc/self/fd"),
@@ -101,15 +104,25 @@ fn make_node(device: &DevicePlan, name: &str, nodes: &OwnedFd) -> Result<OwnedFd
 
 /// Opens a terminal of the container's own devpts and makes it /dev/console. Gives both sides.
 pub(super) fn terminal(root: &Root, size: Winsize) -> Result<(OwnedFd, OwnedFd), InitError> {
+    let (master, slave) = open_terminal(root, size)?;
+    let console = root::clone_mount(&slave, false).step(|| "/dev/console")?;
+    root::attach(console, root.place("/dev/console", Kind::File)?).step(|| "/dev/console")?;
+    Ok((master, slave))
+}
+
+/// Opens a terminal of the container's own devpts. Gives both sides.
+pub(super) fn open_terminal(root: &Root, size: Winsize) -> Result<(OwnedFd, OwnedFd), InitError> {
     let step = || "terminal in /dev/pts";
-    let master = root
-        .open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)
-        .step(step)?;
+    // What is there may be of the container's making, such as a pipe that nobody writes to.
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let master = root.open("/dev/pts/ptmx", flags).step(step)?;
+    let is_ptmx = rustix::fs::fstat(&master).step(step)?.st_rdev == makedev(5, 2);
+    if !is_ptmx || rustix::fs::fstatfs(&master).step(step)?.f_type != DEVPTS_MAGIC {
+        return Err(InitError::new(step(), "/dev/pts/ptmx is no devpts' one"));
+    }
     rustix::pty::unlockpt(&master).step(step)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(step)?;
     rustix::termios::tcsetwinsize(&slave, size).step(step)?;
-    let console = root::clone_mount(&slave, false).step(|| "/dev/console")?;
-    root::attach(console, root.place("/dev/console", Kind::File)?).step(|| "/dev/console")?;
     Ok((master, slave))
 }

@@ -8,6 +8,7 @@
 mod devices;
 mod error;
 mod exec;
+mod further;
 mod identity;
 mod mounts;
 mod root;
@@ -24,6 +25,8 @@ use crate::container::{Message, Plan, ProcessPlan, receive_start, send_message};
 use crate::sys::process;
 use error::{InitError, Step};
 
+pub(crate) use further::main as further;
+
 /// What the agent hands to the process.
 #[derive(Debug)]
 pub(crate) struct Inherited {
@@ -36,12 +39,18 @@ pub(crate) struct Inherited {
 /// Runs the process; does not return.
 pub(crate) fn main(plan: &Plan, inherited: Inherited) -> ! {
     let Inherited { control, stdio } = inherited;
-    let outcome = match set_up(plan, &control, stdio) {
-        Ok(()) => start(plan, &control),
+    let set_up = set_up(plan, &control, stdio);
+    finish(set_up, &plan.process, &control)
+}
+
+/// Becomes the command when the agent says so, or ends with the reason why not.
+fn finish(set_up: Result<(), InitError>, plan: &ProcessPlan, control: &OwnedFd) -> ! {
+    let outcome = match set_up {
+        Ok(()) => start(plan, control),
         Err(error) => Message::SetupFailed(error.text()),
     };
     // A status for nobody: the agent goes by the message.
-    let _ = send_message(&control, &outcome);
+    let _ = send_message(control, &outcome);
     process::exit_now(match outcome {
         Message::CommandNotFound(_) => 127,
         _ => 126,
@@ -49,9 +58,8 @@ pub(crate) fn main(plan: &Plan, inherited: Inherited) -> ! {
 }
 
 fn set_up(plan: &Plan, control: &OwnedFd, stdio: [OwnedFd; 3]) -> Result<(), InitError> {
-    keep_only(control, &stdio).step(|| "close the agent's descriptors")?;
-    rustix::process::umask(Mode::empty());
-    rustix::process::setsid().step(|| "new session")?;
+    let [stdin, stdout, stderr] = &stdio;
+    leave_agent(&[control, stdin, stdout, stderr], &plan.process)?;
     prepare_kernel(plan)?;
 
     let stage = rootfs::Stage::mount()?;
@@ -79,30 +87,35 @@ fn set_up(plan: &Plan, control: &OwnedFd, stdio: [OwnedFd; 3]) -> Result<(), Ini
     send_message(control, &Message::Ready(master)).step(|| "report to the agent")
 }
 
-fn start(plan: &Plan, control: &OwnedFd) -> Message {
+fn start(plan: &ProcessPlan, control: &OwnedFd) -> Message {
     match receive_start(control) {
         Ok(true) => {}
         // The container was removed, or the agent is gone.
         Ok(false) | Err(_) => process::exit_now(0),
     }
-    let environment = identity::environment(&plan.process);
-    let prepared = identity::assume(&plan.process)
-        .and_then(|()| process::reset_signals().step(|| "reset signals"));
+    let environment = identity::environment(plan);
+    let prepared =
+        identity::assume(plan).and_then(|()| process::reset_signals().step(|| "reset signals"));
     match prepared {
-        Ok(()) => exec::execute(&plan.process, &environment),
+        Ok(()) => exec::execute(plan, &environment),
         Err(error) => Message::ExecFailed(error.text()),
     }
 }
 
+/// Sheds what it has of the agent but `kept`, and writes what goes through the guest's own /proc.
+fn leave_agent(kept: &[&OwnedFd], plan: &ProcessPlan) -> Result<(), InitError> {
+    keep_only(kept).step(|| "close the agent's descriptors")?;
+    rustix::process::umask(Mode::empty());
+    rustix::process::setsid().step(|| "new session")?;
+    let score = plan.oom_score_adj.to_string();
+    fs::write("/proc/self/oom_score_adj", score).step(|| "process.oomScoreAdj")
+}
+
 /// Closes every descriptor but those that are needed; they all close themselves on exec.
 #[allow(unsafe_code)] // closes descriptors by number
-fn keep_only(control: &OwnedFd, stdio: &[OwnedFd; 3]) -> std::io::Result<()> {
+fn keep_only(kept: &[&OwnedFd]) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
-    let mut kept: Vec<u32> = stdio
-        .iter()
-        .chain([control])
-        .map(|fd| fd.as_raw_fd() as u32)
-        .collect();
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd() as u32).collect();
     kept.sort_unstable();
     // Descriptors 0 to 2 stay open until the container's own take their place.
     let mut from = 3;
@@ -118,14 +131,12 @@ fn keep_only(control: &OwnedFd, stdio: &[OwnedFd; 3]) -> std::io::Result<()> {
     unsafe { process::close_range(from, u32::MAX, false) }
 }
 
-/// What is written through the guest's own /proc, and the namespaces that depend on the cgroup.
+/// Parameters of the new namespaces, and the one that depends on the cgroup.
 fn prepare_kernel(plan: &Plan) -> Result<(), InitError> {
     process::unshare(libc::CLONE_NEWCGROUP).step(|| "cgroup namespace")?;
     if let Some(hostname) = &plan.hostname {
         rustix::system::sethostname(hostname.as_bytes()).step(|| "hostname")?;
     }
-    let score = plan.process.oom_score_adj.to_string();
-    fs::write("/proc/self/oom_score_adj", score).step(|| "process.oomScoreAdj")?;
     for (path, value) in &plan.sysctls {
         fs::write(format!("/proc/sys/{path}"), value).step(|| format!("linux.sysctl {path}"))?;
     }

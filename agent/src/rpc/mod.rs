@@ -3,6 +3,7 @@
 mod codec;
 mod connection;
 mod error;
+mod resources;
 mod service;
 
 pub(crate) use connection::Connection;

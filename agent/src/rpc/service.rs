@@ -1,26 +1,29 @@
-//! The methods of service Agent.
+//! The methods of service Agent: which there are, and those about processes.
 
 use agent_protocol::proto::{
     CloseStdinRequest, CloseStdinResponse, CreateContainerRequest, CreateContainerResponse,
-    HelloRequest, HelloResponse, PowerOffRequest, PowerOffResponse, RemoveContainerRequest,
-    RemoveContainerResponse, ResizePtyRequest, ResizePtyResponse, SetupPodRequest,
-    SetupPodResponse, SignalContainerRequest, SignalContainerResponse, StartContainerRequest,
-    StartContainerResponse, WaitContainerRequest, WaitContainerResponse,
+    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, PowerOffRequest,
+    PowerOffResponse, RemoveContainerRequest, RemoveContainerResponse, ResizePtyRequest,
+    ResizePtyResponse, SetupPodRequest, SetupPodResponse, SignalContainerRequest,
+    SignalContainerResponse, StartContainerRequest, StartContainerResponse, WaitContainerRequest,
+    WaitContainerResponse,
 };
 use agent_protocol::{PROTOCOL_VERSION, SERVICE, check_versions};
 use protobuf::Message;
 use ttrpc::Request;
 
 use super::codec::Incoming;
-use super::{Refusal, ReplyTo};
-use crate::container::{Answer, Container, Fate, Outcome, Plan, container_id, window_size};
-use crate::events::{Interest, Kind, Token};
+use super::{Refusal, ReplyTo, resources};
+use crate::container::{
+    Answer, Container, Fate, Outcome, Plan, Process, container_id, exec_id, window_size,
+};
+use crate::events::{Interest, Kind, Poller, Token};
 use crate::lifeline;
 use crate::pod;
 use crate::server::Agent;
 
 /// A method's answer; none if it comes later.
-type Reply<T> = Result<Option<T>, Refusal>;
+pub(super) type Reply<T> = Result<Option<T>, Refusal>;
 
 /// Reads a connection and carries out what it asks for. False at its end.
 pub(crate) fn serve(agent: &mut Agent, id: u64) -> bool {
@@ -53,7 +56,14 @@ pub(crate) fn serve(agent: &mut Agent, id: u64) -> bool {
 /// Sends the answer to a call that had to wait; a connection that is gone needs none.
 pub(crate) fn answer(agent: &mut Agent, answer: Answer) {
     let result = answer.result.and_then(|outcome| match outcome {
-        Outcome::Created => serialise(&CreateContainerResponse::new()),
+        Outcome::Created(pid) => serialise(&CreateContainerResponse {
+            pid,
+            ..Default::default()
+        }),
+        Outcome::Added(pid) => serialise(&ExecProcessResponse {
+            pid,
+            ..Default::default()
+        }),
         Outcome::Removed => serialise(&RemoveContainerResponse::new()),
         Outcome::Exited(status) => serialise(&exited(status)),
         Outcome::Started(error) => serialise(&StartContainerResponse {
@@ -98,11 +108,13 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
     match request.method.as_str() {
         "SetupPod" => method(payload, |request| setup_pod(agent, &request)),
         "CreateContainer" => method(payload, |request| create(agent, reply, &request)),
+        "ExecProcess" => method(payload, |request| exec(agent, reply, &request)),
         "StartContainer" => method(payload, |request| start(agent, reply, &request)),
         "WaitContainer" => method(payload, |request| wait(agent, reply, &request)),
         "SignalContainer" => method(payload, |request| signal(agent, &request)),
         "ResizePty" => method(payload, |request| resize(agent, &request)),
         "CloseStdin" => method(payload, |request| close_stdin(agent, &request)),
+        "Stats" => method(payload, |request| resources::stats(agent, &request)),
         "RemoveContainer" => method(payload, |request| remove(agent, reply, &request)),
         "PowerOff" => method(payload, |request| power_off(agent, &request)),
         other => Err(Refusal::unimplemented(format!("method {other:?}"))),
@@ -157,15 +169,35 @@ fn create(
     let serial = agent.next_id();
     let stdio = request.stdio.get_or_default();
     let container = Container::create(&id, &plan, stdio, serial, reply)?;
-    if let Some(handshake) = container.handshake() {
-        let token = Token::new(Kind::Handshake, serial);
-        agent
-            .poller
-            .add(handshake, token, Interest::Read)
-            .map_err(Refusal::internal)?;
+    let container = agent.containers.insert(id, container);
+    if let Some(process) = container.made(None) {
+        await_messages(process, &agent.poller);
     }
-    agent.containers.insert(id, container);
     Ok(None)
+}
+
+fn exec(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &ExecProcessRequest,
+) -> Reply<ExecProcessResponse> {
+    let id = exec_id(&request.exec_id)?;
+    let serial = agent.next_id();
+    let container = agent.containers.get(&request.container_id)?;
+    let process = container.add(id, request, serial, reply)?;
+    await_messages(process, &agent.poller);
+    Ok(None)
+}
+
+/// Waits for what a new process says; what it says answers the call that made it.
+fn await_messages(process: &mut Process, poller: &Poller) {
+    let token = Token::new(Kind::Handshake, process.serial());
+    let added = process.handshake().map_or(Ok(()), |handshake| {
+        poller.add(handshake, token, Interest::Read)
+    });
+    if let Err(error) = added {
+        process.fail(format!("wait for messages: {error}"));
+    }
 }
 
 fn start(
@@ -173,7 +205,7 @@ fn start(
     reply: ReplyTo,
     request: &StartContainerRequest,
 ) -> Reply<StartContainerResponse> {
-    container(agent, &request.container_id, &request.exec_id)?.start(reply)?;
+    process(agent, &request.container_id, &request.exec_id)?.start(reply)?;
     Ok(None)
 }
 
@@ -182,8 +214,8 @@ fn wait(
     reply: ReplyTo,
     request: &WaitContainerRequest,
 ) -> Reply<WaitContainerResponse> {
-    let container = container(agent, &request.container_id, &request.exec_id)?;
-    Ok(container.wait(reply)?.map(exited))
+    let process = process(agent, &request.container_id, &request.exec_id)?;
+    Ok(process.wait(reply)?.map(exited))
 }
 
 fn exited(status: agent_protocol::proto::ExitStatus) -> WaitContainerResponse {
@@ -194,21 +226,25 @@ fn exited(status: agent_protocol::proto::ExitStatus) -> WaitContainerResponse {
 }
 
 fn signal(agent: &mut Agent, request: &SignalContainerRequest) -> Reply<SignalContainerResponse> {
-    let container = container(agent, &request.container_id, &request.exec_id)?;
+    let container = agent.containers.get(&request.container_id)?;
+    let process = container.process(&request.exec_id)?;
     let signal = i32::try_from(request.signal)
         .ok()
         .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal))
         .ok_or_else(|| Refusal::invalid(format!("signal {}", request.signal)))?;
-    container
-        .signal(signal, request.all)
-        .map_err(Refusal::internal)?;
+    match (request.all, request.exec_id.as_str()) {
+        (false, _) => process.signal(signal),
+        (true, "") => container.signal_all(signal),
+        (true, _) => return Err(Refusal::invalid("all and exec_id exclude each other")),
+    }
+    .map_err(Refusal::internal)?;
     Ok(Some(SignalContainerResponse::new()))
 }
 
 fn resize(agent: &mut Agent, request: &ResizePtyRequest) -> Reply<ResizePtyResponse> {
     let size = window_size(request.rows, request.cols)?;
-    let container = container(agent, &request.container_id, &request.exec_id)?;
-    let streams = container.streams();
+    let process = process(agent, &request.container_id, &request.exec_id)?;
+    let streams = process.streams();
     let terminal = streams
         .terminal()
         .ok_or_else(|| Refusal::precondition("no terminal"))?;
@@ -218,8 +254,8 @@ fn resize(agent: &mut Agent, request: &ResizePtyRequest) -> Reply<ResizePtyRespo
 }
 
 fn close_stdin(agent: &mut Agent, request: &CloseStdinRequest) -> Reply<CloseStdinResponse> {
-    let container = container(agent, &request.container_id, &request.exec_id)?;
-    if let Some(channel) = container.streams().close_input() {
+    let process = process(agent, &request.container_id, &request.exec_id)?;
+    if let Some(channel) = process.streams().close_input() {
         agent.pump.end_source(channel, &agent.poller);
     }
     Ok(Some(CloseStdinResponse::new()))
@@ -230,14 +266,17 @@ fn remove(
     reply: ReplyTo,
     request: &RemoveContainerRequest,
 ) -> Reply<RemoveContainerResponse> {
-    let container = container(agent, &request.container_id, "")?;
-    match container.remove(request.force, reply)? {
-        Fate::Stays => Ok(None),
-        Fate::Gone => {
+    let container = agent.containers.get(&request.container_id)?;
+    let gone = if request.exec_id.is_empty() {
+        let fate = container.remove(request.force, reply)?;
+        if fate == Fate::Gone {
             agent.containers.forget(&request.container_id);
-            Ok(Some(RemoveContainerResponse::new()))
         }
-    }
+        fate == Fate::Gone
+    } else {
+        container.remove_further(&request.exec_id, request.force, reply)?
+    };
+    Ok(gone.then(RemoveContainerResponse::new))
 }
 
 fn power_off(agent: &mut Agent, request: &PowerOffRequest) -> Reply<PowerOffResponse> {
@@ -245,17 +284,6 @@ fn power_off(agent: &mut Agent, request: &PowerOffRequest) -> Reply<PowerOffResp
     Ok(Some(PowerOffResponse::new()))
 }
 
-fn container<'a>(
-    agent: &'a mut Agent,
-    id: &str,
-    exec_id: &str,
-) -> Result<&'a mut Container, Refusal> {
-    let container = agent.containers.get(id)?;
-    if exec_id.is_empty() {
-        Ok(container)
-    } else {
-        Err(Refusal::unimplemented(
-            "processes beside a container's first are not supported",
-        ))
-    }
+fn process<'a>(agent: &'a mut Agent, id: &str, exec_id: &str) -> Result<&'a mut Process, Refusal> {
+    agent.containers.process(id, exec_id)
 }

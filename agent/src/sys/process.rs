@@ -12,12 +12,20 @@ use rustix::process::Pid;
 /// From linux/sched.h; beyond what `clone` could take, so it has no constant of the right type in libc.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
+/// A process that was forked.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    /// Refers to the process and to no later one of its number.
+    pub(crate) pidfd: OwnedFd,
+}
+
 /// Which side of a [`fork_into`] this is.
 pub(crate) enum Fork {
     /// The new process.
     Child,
-    /// The process that asked, with the new one's identifier.
-    Parent(Pid),
+    /// The process that asked.
+    Parent(Child),
 }
 
 /// Forks into new namespaces (`CLONE_NEW*` in `namespaces`) and into `cgroup`.
@@ -26,13 +34,15 @@ pub(crate) enum Fork {
 /// This process has one thread: the child has only a copy of the calling one, and a lock that another
 /// held would never be released.
 pub(crate) unsafe fn fork_into(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+    let mut pidfd: libc::c_int = -1;
     // SAFETY: all zeroes is a valid clone_args, a structure of integers.
     let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
-    arguments.flags = namespaces | CLONE_INTO_CGROUP;
+    arguments.flags = namespaces | CLONE_INTO_CGROUP | libc::CLONE_PIDFD as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.cgroup = cgroup.as_raw_fd() as u64;
-    // SAFETY: clone3 reads `size` bytes of a live structure. Without CLONE_VM the child goes on with its
-    // own copy of this stack, which is sound in a process of one thread.
+    arguments.pidfd = &raw mut pidfd as u64;
+    // SAFETY: clone3 reads `size` bytes of a live structure and writes a live integer. Without CLONE_VM the
+    // child goes on with its own copy of this stack, which is sound in a process of one thread.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -42,8 +52,19 @@ pub(crate) unsafe fn fork_into(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::R
     };
     Ok(match Pid::from_raw(super::check_long(result)? as i32) {
         None => Fork::Child,
-        Some(pid) => Fork::Parent(pid),
+        Some(pid) => Fork::Parent(Child {
+            pid,
+            // SAFETY: clone3 has succeeded, so the descriptor is new and nobody else's.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
     })
+}
+
+/// Takes on namespaces (`CLONE_NEW*` in `flags`) of the process behind `pidfd`; of a pid namespace, for
+/// children only.
+pub(crate) fn join_namespaces(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
+    // SAFETY: setns takes a descriptor and flags and touches no memory.
+    super::check(unsafe { libc::setns(pidfd.as_raw_fd(), flags) }).map(drop)
 }
 
 /// Replaces this process's program; returns only to say why it could not.

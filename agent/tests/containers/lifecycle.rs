@@ -8,7 +8,7 @@ use agent_protocol::frame::read_message;
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
     AgentEvent, HelloRequest, PowerOffRequest, RemoveContainerRequest, SetupPodRequest,
-    SignalContainerRequest, StartContainerRequest, WaitContainerRequest, start_error,
+    SignalContainerRequest, StartContainerRequest, StatsRequest, WaitContainerRequest, start_error,
 };
 use ttrpc::Code;
 
@@ -59,6 +59,7 @@ pub const CASES: &[Case] = &[
         "case_25_many_containers_leave_nothing",
         case_25_many_containers_leave_nothing,
     ),
+    ("time_and_memory_are_told", time_and_memory_are_told),
     ("power_off_ends_what_runs", power_off_ends_what_runs),
 ];
 
@@ -312,6 +313,35 @@ fn case_25_many_containers_leave_nothing(pod: &Pod) {
     }
     assert_eq!((descriptors(), mounts()), before);
     assert!(pod.container_cgroups().is_empty());
+}
+
+fn time_and_memory_are_told(pod: &Pod) {
+    let guest = pod.stats("").guest;
+    assert!(guest.memory_total >= guest.memory_available && guest.memory_available > 0);
+    assert_eq!(guest.load_hundredths.len(), 3);
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let cpus = cpus.lines().filter(|line| line.starts_with("processor"));
+    assert_eq!(guest.online_cpus as usize, cpus.count());
+    pod.run(
+        "a",
+        &Config::script("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"),
+        b"",
+    );
+    pod.must_create("b", &Config::script("true"));
+    let all = pod.stats("").containers;
+    let names: Vec<&str> = all
+        .iter()
+        .map(|stats| stats.container_id.as_str())
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    let one = pod.stats("a").containers.remove(0);
+    assert!(one.cpu.usage_usec > 0 && one.cpu.usage_usec == all[0].cpu.usage_usec);
+    assert!(one.cpu.user_usec + one.cpu.system_usec <= one.cpu.usage_usec);
+    let unknown = StatsRequest {
+        container_id: "other".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(code(pod.client.stats(context(), &unknown)), Code::NOT_FOUND);
 }
 
 fn power_off_ends_what_runs(pod: &Pod) {

@@ -1,10 +1,14 @@
 //! Limits of a container's cgroup. Needs a cgroup2 hierarchy that has the controllers.
 
+use std::time::Instant;
+
+use agent_protocol::proto::stream_open::Stream;
 use serde_json::json;
 
 use crate::Case;
 use crate::config::Config;
-use crate::pod::Pod;
+use crate::exec::a_container_with_cgroups_of_its_own_takes_processes;
+use crate::pod::{PATIENCE, Pod};
 
 pub const CASES: &[Case] = &[
     (
@@ -15,6 +19,11 @@ pub const CASES: &[Case] = &[
     (
         "limits_are_where_programs_look",
         limits_are_where_programs_look,
+    ),
+    ("use_of_resources_is_told", use_of_resources_is_told),
+    (
+        "a_container_with_cgroups_of_its_own_takes_processes",
+        a_container_with_cgroups_of_its_own_takes_processes,
     ),
 ];
 
@@ -48,6 +57,49 @@ fn processes_are_limited(pod: &Pod) {
         "{}",
         ended.stdout_text()
     );
+}
+
+fn use_of_resources_is_told(pod: &Pod) {
+    // Throttled for certain, with 8 MiB of memory and a process beside it.
+    let script =
+        "head -c 8388608 /dev/zero > /dev/shm/x; sleep 1000 & echo ready; while :; do :; done";
+    let resources = json!({
+        "memory": {"limit": 64 << 20},
+        "cpu": {"quota": 10_000, "period": 100_000},
+        "pids": {"limit": 100}
+    });
+    pod.must_create("busy", &limited(script, resources));
+    let mut stdout = pod.attach("busy", Stream::STDOUT);
+    drop(pod.attach("busy", Stream::STDERR));
+    assert_eq!(pod.begin("busy"), None);
+    std::io::Read::read_exact(&mut stdout, &mut [0; 6]).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let stats = loop {
+        let stats = pod.stats("busy").containers.remove(0);
+        if stats.cpu.throttled_usec > 0 {
+            break stats;
+        }
+        assert!(Instant::now() < deadline, "never throttled");
+    };
+    let memory = &stats.memory;
+    assert_eq!(memory.limit, 64 << 20);
+    assert!(memory.stat["shmem"] >= 8 << 20);
+    assert!(memory.current >= 8 << 20 && memory.peak >= 8 << 20);
+    for name in [
+        "anon",
+        "file",
+        "kernel_stack",
+        "slab",
+        "inactive_file",
+        "active_file",
+        "pgfault",
+        "pgmajfault",
+    ] {
+        assert!(memory.stat.contains_key(name), "{name}");
+    }
+    assert_eq!(memory.events["oom_kill"], 0);
+    assert_eq!((stats.pids.current, stats.pids.limit), (2, 100));
+    assert!(stats.cpu.nr_periods >= stats.cpu.nr_throttled && stats.cpu.nr_throttled > 0);
 }
 
 fn limits_are_where_programs_look(pod: &Pod) {

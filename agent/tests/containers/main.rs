@@ -7,6 +7,7 @@
 
 mod agent;
 mod config;
+mod exec;
 mod files;
 mod hostile;
 mod lifecycle;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         streams::CASES,
         process::CASES,
+        exec::CASES,
         files::CASES,
         hostile::CASES,
         limits::CASES,

@@ -16,8 +16,8 @@ use agent_protocol::frame::read_message;
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
     AgentClient, AgentEvent, CreateContainerRequest, ExitStatus, HelloRequest, PowerOffRequest,
-    Rootfs, SetupPodRequest, StartContainerRequest, StartError, Stdio, StreamOpen,
-    WaitContainerRequest,
+    Rootfs, SetupPodRequest, StartContainerRequest, StartError, StatsRequest, StatsResponse, Stdio,
+    StreamOpen, WaitContainerRequest,
 };
 use agent_protocol::{CONTROL_PORT, PROTOCOL_VERSION, STREAM_PORT};
 use tempfile::TempDir;
@@ -256,6 +256,14 @@ impl Pod {
             .unwrap()
             .status
             .unwrap()
+    }
+
+    pub fn stats(&self, id: &str) -> StatsResponse {
+        let request = StatsRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        self.client.stats(context(), &request).unwrap()
     }
 
     /// Runs a container to its end with `input`, and gives what it wrote.

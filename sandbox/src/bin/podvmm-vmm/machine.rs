@@ -6,11 +6,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use devices::fs::{CachePolicy, Export, Fs, FsConfig, FsSettings};
+use devices::fs::{ExportHandle, Fs, FsConfig, FsSettings};
 use devices::rng::Rng;
 use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
 use vmm::{BuildError, MemorySize, VcpuCount, Vm, VmBuilder};
+
+use crate::requests::export;
 
 /// Every guest is alone on its socket, so all have the same address.
 const GUEST_CID: u32 = 3;
@@ -57,8 +59,15 @@ impl From<BuildError> for Refusal {
     }
 }
 
+/// A machine and what steers it while it runs.
+pub struct Machine {
+    pub vm: Vm,
+    pub exports: ExportHandle,
+    pub requests: OwnedFd,
+}
+
 /// Makes the machine that `launch` describes of the files in `fds`.
-pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
+pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
     let mut fds = fds.into_iter();
     let mut next = |what: &str| {
         fds.next()
@@ -68,6 +77,7 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
     let kernel = File::from(next("the kernel")?);
     let initrd = File::from(next("the initramfs")?);
     let listener = UnixListener::from(next("the vsock listener")?);
+    let requests = next("requests")?;
     let console = if launch.console {
         Some(File::from(next("the console")?))
     } else {
@@ -79,6 +89,8 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
         .map(|share| Ok((share, next(&share.name)?)))
         .collect::<Result<Vec<_>, String>>()?;
 
+    let fs = fs(&launch.share_tag, launch.vcpus, shares)?;
+    let exports = fs.exports();
     let mut builder = VmBuilder::new(kernel)
         .kvm(kvm)
         .initrd(initrd)
@@ -86,12 +98,16 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vm, Refusal> {
         .memory(MemorySize::from_bytes(launch.memory).map_err(|error| error.to_string())?)
         .cmdline(launch.cmdline.clone())
         .device(Box::new(vsock(listener, &launch.vsock_path)?))
-        .device(Box::new(fs(&launch.share_tag, launch.vcpus, shares)?))
+        .device(Box::new(fs))
         .device(Box::new(Rng));
     if let Some(console) = console {
         builder = builder.console(console);
     }
-    Ok(builder.build()?)
+    Ok(Machine {
+        vm: builder.build()?,
+        exports,
+        requests,
+    })
 }
 
 fn vsock(listener: UnixListener, path: &str) -> Result<Vsock, String> {
@@ -114,20 +130,7 @@ fn fs(tag: &str, vcpus: u64, shares: Vec<(&LaunchShare, OwnedFd)>) -> Result<Fs,
     let config = FsConfig::try_from(settings).map_err(|error| with_causes(&error))?;
     let exports = shares
         .into_iter()
-        .map(|(share, file)| {
-            let export = Export::new(&share.name, file).map_err(|error| with_causes(&error))?;
-            let cache = if share.unchanging {
-                CachePolicy::Always
-            } else {
-                CachePolicy::Auto
-            };
-            let export = export.cache(cache);
-            Ok(if share.read_only {
-                export
-            } else {
-                export.writable()
-            })
-        })
+        .map(|(share, file)| export(share, file))
         .collect::<Result<Vec<_>, String>>()?;
     Fs::new(config, exports).map_err(|error| with_causes(&error))
 }

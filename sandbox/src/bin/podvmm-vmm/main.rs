@@ -5,17 +5,19 @@
 //! does, when it is told to, and when its sandbox is gone.
 
 mod machine;
+mod requests;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use podvmm_sandbox::control::{self, End, Launch, Report};
 use podvmm_sandbox::{logging, rundir};
-use vmm::{Stop, StopReason, VmHandle};
+use vmm::{Stop, StopReason};
 
-use crate::machine::Refusal;
+use crate::machine::{Machine, Refusal};
+use crate::requests::Steering;
 
 /// Most console output that a report carries, in bytes.
 const CONSOLE_BYTES: usize = 4096;
@@ -69,25 +71,29 @@ fn refuse(error: &std::io::Error) -> ExitCode {
 }
 
 fn run(launch: &Launch, fds: Vec<OwnedFd>, socket: &Arc<OwnedFd>) -> Result<Stop, Refusal> {
-    let vm = machine::build(launch, fds)?;
-    watch(vm.handle(), Arc::clone(socket))?;
+    let Machine {
+        vm,
+        exports,
+        requests,
+    } = machine::build(launch, fds)?;
+    let steering = Steering {
+        vm: vm.handle(),
+        exports,
+        requests,
+    };
+    steer(steering, Arc::clone(socket))?;
     control::send(&**socket, &Report::Running, &[]).map_err(|error| error.to_string())?;
     Ok(vm
         .run()
         .map_err(|error| format!("the VM cannot run: {error}"))?)
 }
 
-/// Stops the machine when the sandbox closes its end, wholly or for writing.
-fn watch(handle: VmHandle, socket: Arc<OwnedFd>) -> Result<(), String> {
+fn steer(steering: Steering, lifeline: Arc<OwnedFd>) -> Result<(), String> {
     let thread = std::thread::Builder::new()
         .name("control".into())
         .stack_size(128 * 1024);
     thread
-        .spawn(move || {
-            let mut byte = [0u8; 1];
-            while matches!(rustix::io::read(socket.as_fd(), &mut byte), Ok(1..)) {}
-            handle.stop();
-        })
+        .spawn(move || requests::serve(&lifeline, steering))
         .map_err(|error| format!("no thread for the control socket: {error}"))?;
     Ok(())
 }

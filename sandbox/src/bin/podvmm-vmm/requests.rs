@@ -1,0 +1,102 @@
+//! The thread that listens to the sandbox while the VM runs.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use devices::fs::{CachePolicy, Export, ExportHandle};
+use podvmm_sandbox::control::{self, Answer, LaunchShare, Request};
+use rustix::event::{PollFd, PollFlags, poll};
+use vmm::VmHandle;
+
+use crate::machine::with_causes;
+
+/// What the thread steers.
+pub struct Steering {
+    /// Stops the machine.
+    pub vm: VmHandle,
+    /// What the guest sees of the host.
+    pub exports: ExportHandle,
+    /// Where requests come from.
+    pub requests: OwnedFd,
+}
+
+/// Carries out requests until the sandbox closes `lifeline`, wholly or for writing; then stops the
+/// machine.
+pub fn serve(lifeline: &OwnedFd, steering: Steering) {
+    let Steering {
+        vm,
+        exports,
+        requests,
+    } = steering;
+    let mut requests = Some(requests);
+    while is_open(lifeline, &mut requests) {
+        let Some(socket) = &requests else { continue };
+        match control::receive::<Request>(socket) {
+            Ok(Some((request, fds))) => {
+                let answer = match carry_out(&exports, request, fds) {
+                    Ok(()) => Answer::Done,
+                    Err(message) => Answer::Refused { message },
+                };
+                if control::send(socket, &answer, &[]).is_err() {
+                    requests = None;
+                }
+            }
+            Ok(None) => requests = None,
+            Err(error) => {
+                log::warn!("requests are no longer heard: {error}");
+                requests = None;
+            }
+        }
+    }
+    vm.stop();
+}
+
+/// Waits for a request; `false` once the sandbox is gone or wants the end.
+fn is_open(lifeline: &OwnedFd, requests: &mut Option<OwnedFd>) -> bool {
+    loop {
+        // Without requests to wait for, the lifeline stands in twice.
+        let other = requests.as_ref().unwrap_or(lifeline);
+        let mut set =
+            [lifeline.as_fd(), other.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut set, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return false,
+            Ok(_) => {}
+        }
+        // Nothing is said on the lifeline after the first packet: it is readable when it ends.
+        if !set[0].revents().is_empty() {
+            return false;
+        }
+        if requests.is_some() {
+            return true;
+        }
+    }
+}
+
+fn carry_out(exports: &ExportHandle, request: Request, fds: Vec<OwnedFd>) -> Result<(), String> {
+    match request {
+        Request::AddShare(share) => {
+            let fd = fds.into_iter().next();
+            let fd = fd.ok_or_else(|| format!("no descriptor for {}", share.name))?;
+            let export = export(&share, fd)?;
+            exports.add(export).map_err(|error| with_causes(&error))
+        }
+        Request::RemoveShare { name } if exports.remove(&name) => Ok(()),
+        Request::RemoveShare { name } => Err(format!("there is no share {name}")),
+    }
+}
+
+/// The terms on which a guest may have `share`.
+pub fn export(share: &LaunchShare, fd: OwnedFd) -> Result<Export, String> {
+    let cache = if share.unchanging {
+        CachePolicy::Always
+    } else {
+        CachePolicy::Auto
+    };
+    let export = Export::new(&share.name, fd).map_err(|error| with_causes(&error))?;
+    let export = export.cache(cache);
+    Ok(if share.read_only {
+        export
+    } else {
+        export.writable()
+    })
+}

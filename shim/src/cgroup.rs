@@ -1,0 +1,162 @@
+//! The pod's cgroup on the host: what the pod costs is counted and limited there.
+//!
+//! The shim moves into the cgroup that the configuration names before it starts the VM, so that
+//! everything of the pod is in it from its first page on. That is where other runtimes have the
+//! pause process: the kubelet's limits are on the cgroup above.
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// Where cgroups are mounted.
+const MOUNT: &str = "/sys/fs/cgroup";
+/// Controllers that count and limit what a pod uses.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// A cgroup of this process, in each hierarchy there is.
+#[derive(Debug)]
+pub struct Cgroup {
+    dirs: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// Moves this process into the cgroup that `linux.cgroupsPath` names.
+    pub fn enter(cgroups_path: &str) -> anyhow::Result<Self> {
+        let path = relative(cgroups_path)?;
+        let mut cgroup = Self { dirs: Vec::new() };
+        for hierarchy in hierarchies(Path::new(MOUNT)).context("/sys/fs/cgroup")? {
+            let dir = hierarchy.join(&path);
+            make(&hierarchy, &path).with_context(|| format!("cgroup {}", dir.display()))?;
+            cgroup.dirs.push(dir.clone());
+            let procs = dir.join("cgroup.procs");
+            fs::write(&procs, std::process::id().to_string())
+                .with_context(|| format!("cgroup: {}", procs.display()))?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Leaves it and removes it. What is still in it stays, and so does the cgroup then.
+    pub fn leave(&self) {
+        if let Ok(all) = hierarchies(Path::new(MOUNT)) {
+            for hierarchy in all {
+                let _ = fs::write(
+                    hierarchy.join("cgroup.procs"),
+                    std::process::id().to_string(),
+                );
+            }
+        }
+        for dir in &self.dirs {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Removes the cgroup that `linux.cgroupsPath` names, if nobody is in it.
+pub fn remove_empty(cgroups_path: &str) {
+    let (Ok(path), Ok(all)) = (relative(cgroups_path), hierarchies(Path::new(MOUNT))) else {
+        return;
+    };
+    for hierarchy in all {
+        let _ = fs::remove_dir(hierarchy.join(&path));
+    }
+}
+
+/// The path below a hierarchy: a path as it is, or the unit of a slice as systemd has it
+/// (`slice:prefix:name`).
+fn relative(cgroups_path: &str) -> anyhow::Result<PathBuf> {
+    let path = match cgroups_path.split(':').collect::<Vec<_>>()[..] {
+        [slice, prefix, name] if slice.ends_with(".slice") => {
+            let mut path = PathBuf::new();
+            let parts: Vec<_> = slice.trim_end_matches(".slice").split('-').collect();
+            for depth in 1..=parts.len() {
+                path.push(format!("{}.slice", parts[..depth].join("-")));
+            }
+            path.join(format!("{prefix}-{name}.scope"))
+        }
+        _ => PathBuf::from(cgroups_path.trim_start_matches('/')),
+    };
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    if !plain || path.as_os_str().is_empty() {
+        bail!("config.json: linux.cgroupsPath {cgroups_path:?} is no path below {MOUNT}");
+    }
+    Ok(path)
+}
+
+/// Roots of all hierarchies: one with cgroup v2, one for each group of controllers with v1.
+fn hierarchies(mount: &Path) -> io::Result<Vec<PathBuf>> {
+    if mount.join("cgroup.controllers").exists() {
+        return Ok(vec![mount.to_owned()]);
+    }
+    let mut all = Vec::new();
+    for entry in fs::read_dir(mount)? {
+        let entry = entry?;
+        // Links are other names of the same hierarchy.
+        if entry.file_type()?.is_dir() && entry.path().join("cgroup.procs").exists() {
+            all.push(entry.path());
+        }
+    }
+    Ok(all)
+}
+
+fn make(hierarchy: &Path, path: &Path) -> io::Result<()> {
+    let mut dir = hierarchy.to_owned();
+    for component in path.components() {
+        // What is above has its controllers passed on already where the kubelet made it.
+        for controller in CONTROLLERS {
+            let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+        dir.push(component);
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => inherit_cpuset(&dir)?,
+        }
+    }
+    Ok(())
+}
+
+/// In a cpuset hierarchy of cgroup v1 nobody may enter before these are set.
+fn inherit_cpuset(dir: &Path) -> io::Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let (own, above) = (dir.join(name), dir.parent().map(|above| above.join(name)));
+        let is_v1 = !dir.join("cgroup.controllers").exists() && own.exists();
+        if let Some(above) = above.filter(|_| is_v1)
+            && fs::read_to_string(&own)?.trim().is_empty()
+        {
+            fs::write(&own, fs::read_to_string(above)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_naming_a_cgroup() {
+        for (named, path) in [
+            (
+                "/kubepods/besteffort/pod1/abc",
+                "kubepods/besteffort/pod1/abc",
+            ),
+            ("default/one", "default/one"),
+            (
+                "kubepods-besteffort-pod1.slice:cri-containerd:abc",
+                "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice/cri-containerd-abc.scope",
+            ),
+        ] {
+            assert_eq!(relative(named).unwrap(), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn a_cgroup_cannot_be_elsewhere() {
+        for named in ["", "/", "../x", "/a/../../b", "x/./../y"] {
+            assert!(relative(named).is_err(), "{named}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The pod that a shim serves: its VM and its tasks.
+//!
+//! ```text
+//!          create              guest's events, end of the VM
+//!             │                            │
+//!             ▼                            ▼
+//!   tasks: sandbox, containers ◀── ended ── pod ──▶ events for containerd
+//! ```
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, anyhow, bail};
+use containerd_shim_protos::api::CreateTaskRequest;
+use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
+use sandbox::bundle::{Bundle, process_for_guest};
+use sandbox::{EventSink, Exit, Pod as Vm, PodConfig, PodEvent, sizing};
+use tokio::sync::{Notify, mpsc};
+
+use crate::args::Args;
+use crate::bundle::{self, Role};
+use crate::cgroup::Cgroup;
+use crate::events::{Publisher, task_io};
+use crate::guest::{self, Pause, Template};
+use crate::process::{Ended, Process, timestamp};
+use crate::streams::{Paths, Streams};
+use crate::task::{Kind, Task};
+
+/// Status of a process whose VM has ended under it: as if it had been killed.
+const KILLED: u32 = 128 + 9;
+/// How long the guest's kernel may take to start. A busy node starts many at once.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The pod.
+pub struct Pod {
+    /// As this shim was started.
+    pub args: Args,
+    /// Where events go.
+    pub publisher: Publisher,
+    /// Told when the shim has nothing more to do.
+    pub over: Notify,
+    vm: OnceLock<Arc<Vm>>,
+    cgroup: OnceLock<Cgroup>,
+    pause: OnceLock<Arc<Pause>>,
+    /// Held while the VM starts.
+    starting: tokio::sync::Mutex<()>,
+    tasks: Mutex<HashMap<String, Arc<Task>>>,
+    news: mpsc::UnboundedSender<News>,
+}
+
+/// What threads of the VM tell.
+pub enum News {
+    /// The guest did.
+    Guest(PodEvent),
+    /// The VM has ended, for this reason.
+    VmEnded(String),
+}
+
+/// Runs what waits for the guest or the disk on a thread of its own.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| anyhow!("a thread of the shim failed"))
+}
+
+impl Pod {
+    /// A pod without a VM yet, and the news that `listen` is to be given.
+    pub fn new(args: Args) -> (Arc<Self>, mpsc::UnboundedReceiver<News>) {
+        let (news, heard) = mpsc::unbounded_channel();
+        let publisher = Publisher::new(&args.namespace);
+        let pod = Self {
+            args,
+            publisher,
+            over: Notify::new(),
+            vm: OnceLock::new(),
+            cgroup: OnceLock::new(),
+            pause: OnceLock::new(),
+            starting: tokio::sync::Mutex::new(()),
+            tasks: Mutex::new(HashMap::new()),
+            news,
+        };
+        (Arc::new(pod), heard)
+    }
+
+    /// Passes on what happens in the guest, to its end.
+    pub async fn listen(self: Arc<Self>, mut heard: mpsc::UnboundedReceiver<News>) {
+        while let Some(news) = heard.recv().await {
+            match news {
+                News::Guest(PodEvent::Exited {
+                    container,
+                    exec,
+                    exit,
+                }) => {
+                    // A slow start of this process must not keep others' ends from being told.
+                    let pod = Arc::clone(&self);
+                    tokio::spawn(async move { pod.exited(&container, &exec, exit).await });
+                }
+                News::Guest(PodEvent::OomKilled { container }) => self.oom_killed(&container),
+                News::Guest(PodEvent::AgentGone) => {}
+                News::VmEnded(reason) => {
+                    log::info!("the VM has ended: {reason}");
+                    self.all_ended(KILLED).await;
+                }
+            }
+        }
+    }
+
+    /// The VM.
+    pub fn vm(&self) -> Option<&Arc<Vm>> {
+        self.vm.get()
+    }
+
+    /// What stands for the pod's processes on the host.
+    pub fn pid(&self) -> u32 {
+        self.vm().map_or(0, |vm| vm.vmm_pid())
+    }
+
+    /// The task `id`.
+    pub fn task(&self, id: &str) -> Option<Arc<Task>> {
+        self.tasks().get(id).cloned()
+    }
+
+    /// Forgets the task `id`.
+    pub fn forget(&self, id: &str) {
+        self.tasks().remove(id);
+    }
+
+    /// Whether there is no task.
+    pub fn is_empty(&self) -> bool {
+        self.tasks().is_empty()
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashMap<String, Arc<Task>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a task as containerd asks for it; for the first, the VM.
+    pub async fn create(self: &Arc<Self>, request: &CreateTaskRequest) -> anyhow::Result<()> {
+        if self.task(&request.id).is_some() {
+            bail!("task {} exists already", request.id);
+        }
+        let dir = PathBuf::from(&request.bundle);
+        let bundle = Bundle::open(&dir)?;
+        let role = bundle::role(&bundle)?;
+        let paths = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        if !matches!(role, Role::Member(_)) {
+            self.start_vm(&bundle, &role).await?;
+        }
+        let template = Template::new(bundle, request);
+        let task = match role {
+            Role::Sandbox => {
+                let _ = self.pause.set(Arc::new(Pause::new(template)));
+                let init = Process::new(paths, None, None);
+                Task::new(&request.id, dir, Kind::Sandbox, init)
+            }
+            Role::Member(_) => self.container(&request.id, template, paths, false).await?,
+            Role::Alone => self.container(&request.id, template, paths, true).await?,
+        };
+        self.publisher.publish(&TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: Some(task_io(&task.init.paths)).into(),
+            pid: self.pid(),
+            ..Default::default()
+        });
+        self.tasks().insert(request.id.clone(), Arc::new(task));
+        Ok(())
+    }
+
+    async fn start_vm(&self, bundle: &Bundle, role: &Role) -> anyhow::Result<()> {
+        let _starting = self.starting.lock().await;
+        if self.vm.get().is_some() {
+            bail!("the pod of this shim has a sandbox already");
+        }
+        // What no guest can have is refused before one is started.
+        bundle.for_guest("check", |_| true)?;
+        if let Some(path) = bundle.cgroups_path().filter(|path| !path.is_empty()) {
+            let _ = self.cgroup.set(Cgroup::enter(path)?);
+        }
+        let size = sizing::size(sizing::Base::default(), bundle::limits(bundle, role))
+            .context("the pod's limits")?;
+        let mut config = PodConfig::new(&self.args.id);
+        config.root = bundle::root(&self.args.namespace);
+        config.vcpus = size.vcpus;
+        config.memory = size.memory;
+        config.hostname = bundle.hostname().unwrap_or_default().to_owned();
+        config.boot_timeout = BOOT_TIMEOUT;
+        config.log = self.args.debug.then_some(log::LevelFilter::Debug);
+        let news = self.news.clone();
+        config.events = Some(EventSink::new(move |event| {
+            let _ = news.send(News::Guest(event));
+        }));
+        let vm = blocking(move || Vm::start(config)).await?;
+        let vm = Arc::new(vm.map_err(anyhow::Error::from)?);
+        let _ = self.vm.set(Arc::clone(&vm));
+        let news = self.news.clone();
+        std::thread::Builder::new()
+            .name("vm".into())
+            .stack_size(128 * 1024)
+            .spawn(move || {
+                let reason = anyhow::Error::from(vm.wait());
+                let _ = news.send(News::VmEnded(format!("{reason:#}")));
+            })
+            .context("no thread to wait for the VM")?;
+        Ok(())
+    }
+
+    async fn container(
+        &self,
+        id: &str,
+        template: Template,
+        paths: Paths,
+        alone: bool,
+    ) -> anyhow::Result<Task> {
+        let vm = Arc::clone(self.vm().context("the pod has no VM")?);
+        let (name, dir, stdio) = (id.to_owned(), template.dir.clone(), paths.stdio());
+        let pause = self.pause.get().cloned();
+        let handle = vm.container(id);
+        let (process, shares) =
+            blocking(move || guest::create(&vm, &name, &template, pause.as_deref(), stdio))
+                .await??;
+        let kind = Kind::Container {
+            handle,
+            shares,
+            alone,
+        };
+        Ok(Task::new(id, dir, kind, connect(process, paths)?))
+    }
+
+    /// Adds a process to the task `task`.
+    pub async fn exec(
+        &self,
+        task: &Task,
+        exec_id: &str,
+        spec: &[u8],
+        paths: Paths,
+    ) -> anyhow::Result<()> {
+        let container = task
+            .container()
+            .context("the sandbox has no processes; name a container")?
+            .clone();
+        let (json, terminal) = process_for_guest(spec)?;
+        if terminal != paths.terminal {
+            bail!("the process and the request differ in whether there is a terminal");
+        }
+        let (name, stdio) = (exec_id.to_owned(), paths.stdio());
+        let process = blocking(move || container.exec(&name, &json, stdio)).await??;
+        task.add_exec(exec_id, connect(process, paths)?);
+        Ok(())
+    }
+
+    /// Takes a task's files away from the guest.
+    pub async fn unshare(&self, shares: Vec<String>) {
+        let Some(vm) = self.vm().cloned() else { return };
+        let _ = blocking(move || {
+            for share in shares {
+                if let Err(error) = vm.remove_share(&share) {
+                    log::debug!("{error}");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Ends the VM, and tells that all its processes have ended with `status`.
+    pub async fn stop(&self, status: u32) {
+        if let Some(vm) = self.vm().cloned() {
+            let _ = blocking(move || vm.stop()).await;
+        }
+        self.all_ended(status).await;
+    }
+
+    /// Gives back what the pod had of the host. Nothing of it runs any more.
+    pub fn leave(&self) {
+        if let Some(cgroup) = self.cgroup.get() {
+            cgroup.leave();
+        }
+    }
+
+    async fn exited(&self, container: &str, exec: &str, exit: Exit) {
+        let Some(task) = self.task(container) else {
+            return;
+        };
+        let Some(process) = task.process(exec) else {
+            return;
+        };
+        let ended = Ended {
+            status: exit.code.into(),
+            at: SystemTime::now(),
+        };
+        if exit.oom_killed && exec.is_empty() {
+            log::info!("container {container} was out of memory");
+        }
+        self.ended(&task, exec, &process, ended).await;
+    }
+
+    async fn ended(&self, task: &Task, exec: &str, process: &Process, ended: Ended) {
+        let _order = process.order.lock().await;
+        if !process.set_ended(ended) {
+            return;
+        }
+        let id = if exec.is_empty() { &task.id } else { exec };
+        self.publisher.publish(&TaskExit {
+            container_id: task.id.clone(),
+            id: id.to_owned(),
+            pid: self.pid(),
+            exit_status: ended.status,
+            exited_at: Some(timestamp(ended.at)).into(),
+            ..Default::default()
+        });
+    }
+
+    async fn all_ended(&self, status: u32) {
+        let tasks: Vec<_> = self.tasks().values().cloned().collect();
+        for task in tasks {
+            for (exec, process) in task.processes() {
+                let at = SystemTime::now();
+                self.ended(&task, &exec, &process, Ended { status, at })
+                    .await;
+            }
+        }
+    }
+
+    fn oom_killed(&self, container: &str) {
+        if self.task(container).is_some() {
+            self.publisher.publish(&TaskOOM {
+                container_id: container.to_owned(),
+                ..Default::default()
+            });
+        }
+    }
+}
+
+/// Connects a new process's streams; one that cannot be connected does not stay.
+fn connect(mut process: sandbox::Process, paths: Paths) -> anyhow::Result<Process> {
+    let handle = process.handle();
+    match Streams::connect(&mut process, &paths) {
+        Ok(streams) => Ok(Process::new(paths, Some(handle), Some(streams))),
+        Err(error) => {
+            std::thread::spawn(move || drop(handle.remove()));
+            Err(error)
+        }
+    }
+}

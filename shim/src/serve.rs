@@ -1,0 +1,73 @@
+//! The process in the background that serves one pod.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::ttrpc::r#async::Server;
+use containerd_shim_protos::ttrpc::r#async::transport::{Listener, Socket};
+use futures_util::stream;
+
+use crate::args::Args;
+use crate::bundle;
+use crate::pod::Pod;
+use crate::service::Service;
+
+/// Threads that wait for the guest at a time.
+const BLOCKING_THREADS: usize = 64;
+/// How long an idle one of them stays.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+const STACK: usize = 256 * 1024;
+/// How long the answer to containerd's last call may take.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
+
+/// Serves calls on the socket that is standard input, until containerd says that it is over.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let level = args.debug.then_some(log::LevelFilter::Debug);
+    sandbox::logging::init("podvmm-shim", Some(level.unwrap_or(log::LevelFilter::Info)));
+    let listener = rustix::stdio::stdin()
+        .try_clone_to_owned()
+        .map(UnixListener::from)
+        .context("standard input is no socket: containerd starts this program")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(KEEP_ALIVE)
+        .thread_stack_size(STACK)
+        .build()
+        .context("the shim's event loop")?;
+    let done = runtime.block_on(serve(args, listener));
+    // A call to a guest that does not answer is not waited for.
+    runtime.shutdown_background();
+    let _ = std::fs::remove_file(bundle::socket(&args.namespace, &args.id));
+    done
+}
+
+async fn serve(args: &Args, listener: UnixListener) -> anyhow::Result<()> {
+    listener
+        .set_nonblocking(true)
+        .context("the shim's socket")?;
+    let listener = tokio::net::UnixListener::from_std(listener)
+        .context("standard input is no socket: containerd starts this program")?;
+    let connections = stream::unfold(listener, async |listener| {
+        let connection = listener.accept().await;
+        Some((connection.map(|(stream, _)| Socket::new(stream)), listener))
+    });
+    let (pod, news) = Pod::new(args.clone());
+    let listening = tokio::spawn(Arc::clone(&pod).listen(news));
+    let service = create_task(Arc::new(Service::new(Arc::clone(&pod))));
+    let mut server = Server::new()
+        .add_listener(Listener::new(Box::pin(connections)))
+        .register_service(service);
+    server.start().await.context("the task service")?;
+    pod.over.notified().await;
+    tokio::time::sleep(LAST_ANSWER).await;
+    pod.stop(0).await;
+    pod.leave();
+    pod.publisher.close().await;
+    listening.abort();
+    Ok(())
+}
