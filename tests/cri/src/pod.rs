@@ -57,7 +57,7 @@ impl Node<'_> {
     /// The node's CRI.
     #[must_use]
     pub fn cri(&self) -> Cri {
-        self.bed.cri(self.handler)
+        self.bed.cri()
     }
 
     /// Runs a pod's sandbox by this node's handler.
@@ -384,6 +384,18 @@ pub struct Container {
     pub log: PathBuf,
     /// What is its `/dev/termination-log`.
     pub termination: PathBuf,
+}
+
+/// How a container fares, without what nobody asks.
+#[must_use]
+pub fn brief(status: &cri::ContainerStatus) -> String {
+    format!(
+        "{:?}, exit status {}, reason {:?}, message {:?}",
+        status.state(),
+        status.exit_code,
+        status.reason,
+        status.message,
+    )
 }
 
 /// What a command came to that was run in a container.
