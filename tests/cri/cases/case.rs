@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use libtest_mimic::Failed;
+use podvmm_cri_tests::Handler;
 use podvmm_cri_tests::bed::{Assets, Bed};
-use podvmm_cri_tests::handler::{Handler, RUNC};
 use podvmm_cri_tests::pod::{Node, Pod};
 use podvmm_cri_tests::spec::{ContainerSpec, PodSpec};
 use podvmm_cri_tests::traces::Traces;
@@ -50,7 +50,7 @@ impl Run {
 
     /// The first pod makes directories and a bridge that stay, whatever runtime it is for.
     pub fn first_pod(&self) -> Result<()> {
-        let pod = Pod::run(self.bed.cri(RUNC), "", PodSpec::new("first"))?;
+        let pod = Pod::run(self.bed.cri(), "", PodSpec::new("first"))?;
         pod.start(ContainerSpec::idle())?;
         pod.remove()
     }

@@ -1,12 +1,13 @@
 //! How containers and pods end, start again, and outlive what manages them.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as cri;
 use podvmm_cri_tests::client::CallError;
-use podvmm_cri_tests::pod::{Container, Node, Pod};
+use podvmm_cri_tests::pod::{Container, Node, Pod, base, brief};
 use podvmm_cri_tests::spec::{ContainerSpec, PodSpec};
 use podvmm_cri_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
@@ -91,12 +92,14 @@ fn exit_status(node: Node<'_>) -> Result<Outcome> {
     let status = ill.ended(10)?;
     ensure!(
         (status.exit_code, status.reason.as_str()) == (7, "Error"),
-        "{status:?}"
+        "{}",
+        brief(&status)
     );
     let status = well.ended(10)?;
     ensure!(
         (status.exit_code, status.reason.as_str()) == (0, "Completed"),
-        "{status:?}"
+        "{}",
+        brief(&status)
     );
     ensure!(
         0 < status.started_at && status.started_at <= status.finished_at,
@@ -136,7 +139,7 @@ fn stop(node: Node<'_>) -> Result<Outcome> {
     let took = began.elapsed();
     ensure!(took < Duration::from_secs(60), "it took {took:?}");
     let status = container.status()?;
-    ensure!(status.exit_code == 3, "{status:?}");
+    ensure!(status.exit_code == 3, "{}", brief(&status));
     container.has_logged("ending")?;
     // kubelet asks again if it is not sure of the answer.
     container.stop(1)?;
@@ -155,7 +158,8 @@ fn stop_after_grace(node: Node<'_>) -> Result<Outcome> {
     let status = container.status()?;
     ensure!(
         (status.exit_code, status.reason.as_str()) == (137, "Error"),
-        "{status:?}"
+        "{}",
+        brief(&status)
     );
     pod.remove()?;
     Ok(Outcome::Works)
@@ -172,7 +176,8 @@ fn start_error(node: Node<'_>) -> Result<Outcome> {
     ensure!(
         status.state() == cri::ContainerState::ContainerExited
             && (status.exit_code, status.reason.as_str()) == (128, "StartError"),
-        "{status:?}"
+        "{}",
+        brief(&status)
     );
     container.remove()?;
     let next = pod.start(ContainerSpec::idle().called("next"))?;
@@ -191,7 +196,11 @@ fn container_restart(node: Node<'_>) -> Result<Outcome> {
         spec.config.metadata.get_or_insert_default().attempt = attempt;
         let container = pod.start(spec)?;
         let status = container.ended(10)?;
-        ensure!(status.exit_code == 1, "attempt {attempt}: {status:?}");
+        ensure!(
+            status.exit_code == 1,
+            "attempt {attempt}: {}",
+            brief(&status)
+        );
         container.remove()?;
     }
     let container = pod.start(
@@ -310,7 +319,6 @@ fn remove_running(node: Node<'_>) -> Result<Outcome> {
         .cri()
         .list_containers(cri::ListContainersRequest { filter: None })?;
     ensure!(left.containers.is_empty(), "{left:?}");
-    pod.remove()?;
     Ok(Outcome::Works)
 }
 
@@ -329,7 +337,8 @@ fn containerd_restart(node: Node<'_>) -> Result<Outcome> {
     let status = container.status()?;
     ensure!(
         status.state() == cri::ContainerState::ContainerRunning,
-        "{status:?}"
+        "{}",
+        brief(&status)
     );
     ensure!(container.sh("echo on")? == "on", "exec");
     let lines = container.logged("stdout")?.lines().count();
@@ -340,7 +349,7 @@ fn containerd_restart(node: Node<'_>) -> Result<Outcome> {
     ensure!(after.sh("echo new")? == "new", "a container that is new");
     container.stop(30)?;
     let status = container.status()?;
-    ensure!(status.exit_code == 9, "{status:?}");
+    ensure!(status.exit_code == 9, "{}", brief(&status));
     pod.remove()?;
     Ok(Outcome::Works)
 }
@@ -361,7 +370,7 @@ fn exit_unseen(node: Node<'_>) -> Result<Outcome> {
     node.bed.restart(node.assets)?;
     ended?;
     let status = container.ended(10)?;
-    ensure!(status.exit_code == 11, "{status:?}");
+    ensure!(status.exit_code == 11, "{}", brief(&status));
     ensure!(
         pod.status()?.state() == cri::PodSandboxState::SandboxReady,
         "{:?}",
@@ -390,13 +399,25 @@ fn shim_of(pod: &Pod) -> Result<Pid> {
 
 fn shim_killed(node: Node<'_>) -> Result<Outcome> {
     let (pod, container) = node.run("shim-killed", ContainerSpec::idle())?;
+    let address = base()
+        .join("state/io.containerd.runtime.v2.task/k8s.io")
+        .join(&pod.id)
+        .join("address");
+    let address = fs::read_to_string(&address).with_context(|| address.display().to_string())?;
     kill_process(shim_of(&pod)?, Signal::KILL)?;
     let status = container.ended(20)?;
-    ensure!(status.exit_code != 0, "{status:?}");
+    ensure!(status.exit_code != 0, "{}", brief(&status));
     wait::until(20, "the pod is seen not to be ready", || {
         let state = pod.status()?.state();
         Ok((state == cri::PodSandboxState::SandboxNotready).then_some(()))
     })?;
     pod.remove()?;
+    let socket = Path::new(address.trim_start_matches("unix://"));
+    if socket.exists() && !node.handler.own_kernel {
+        fs::remove_file(socket)?;
+        return Ok(Outcome::Differs(
+            "the file of the shim's socket stays behind",
+        ));
+    }
     Ok(Outcome::Works)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use podvmm_cri_tests::manifest::Manifest;
-use podvmm_cri_tests::pod::{Container, Node, Pod};
+use podvmm_cri_tests::pod::{Container, Node, Pod, brief};
 use podvmm_cri_tests::spec::{ContainerSpec, PodSpec};
 
 use crate::case::{Case, Outcome};
@@ -64,7 +64,8 @@ fn untrusted(node: Node<'_>) -> Result<Outcome> {
     let status = container.status()?;
     ensure!(
         status.state() == k8s_cri::v1::ContainerState::ContainerRunning,
-        "{status:?}"
+        "{}",
+        brief(&status)
     );
     expect_kernel(node, &container)?;
     container.has_logged(".\n.\n")?;

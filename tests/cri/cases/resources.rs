@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as cri;
-use podvmm_cri_tests::pod::{Container, Node};
+use podvmm_cri_tests::pod::{Container, Node, brief};
 use podvmm_cri_tests::spec::{self, ContainerSpec, PodSpec};
 use podvmm_cri_tests::wait;
 
@@ -107,7 +107,8 @@ fn out_of_memory(node: Node<'_>) -> Result<Outcome> {
     let status = container.ended(60)?;
     ensure!(
         status.exit_code == 137 && status.reason == "OOMKilled",
-        "{status:?}"
+        "{}",
+        brief(&status)
     );
     pod.remove()?;
     Ok(Outcome::Works)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1::{self as cri, security_profile::ProfileType};
-use podvmm_cri_tests::pod::{Container, Node};
+use podvmm_cri_tests::pod::{Container, Node, brief};
 use podvmm_cri_tests::spec::{self, ContainerSpec, PodSpec};
 
 use crate::case::{Case, Outcome};
@@ -269,7 +269,7 @@ fn processes(node: Node<'_>) -> Result<Outcome> {
     // One can be signalled from the other.
     other.sh("kill -TERM $(ps | awk '/[1]12233/ { print $1; exit }')")?;
     let status = one.ended(10)?;
-    ensure!(status.exit_code == 143, "{status:?}");
+    ensure!(status.exit_code == 143, "{}", brief(&status));
     pod.remove()?;
     Ok(Outcome::Works)
 }

@@ -257,6 +257,8 @@ struct LoopDevice(String);
 
 impl LoopDevice {
     fn new(file: &Path) -> Result<Self> {
+        // Where the driver is a module, there may be no device to ask for one.
+        run(Command::new("modprobe").arg("loop"))?;
         let path = run(Command::new("losetup").args(["--find", "--show"]).arg(file))?;
         Ok(Self(path.trim_end().to_owned()))
     }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::alone::{BASE, directory, run};
 use crate::client::Cri;
-use crate::handler::{ALL, Handler};
+use crate::handler::ALL;
 use crate::{spec, wait};
 
 /// What a pod's sandbox runs.
@@ -43,6 +43,8 @@ impl Bed {
     /// With the end of containerd's log.
     pub fn start(assets: &Assets) -> Result<Self> {
         configure(assets)?;
+        // Where `ctr` has its FIFOs; it stays.
+        fs::create_dir_all("/run/containerd/fifo")?;
         let log = Path::new(BASE).join("containerd.log");
         let containerd = spawn(&log, &assets.guest)?;
         let bed = Self {
@@ -56,10 +58,10 @@ impl Bed {
         Ok(bed)
     }
 
-    /// containerd's client, for cases of this handler.
+    /// containerd's client.
     #[must_use]
-    pub fn cri(&self, handler: Handler) -> Cri {
-        self.cri.about(handler.name)
+    pub fn cri(&self) -> Cri {
+        self.cri.clone()
     }
 
     /// `ctr`, told where this containerd is.
@@ -98,7 +100,8 @@ impl Bed {
         fs::metadata(&self.log).map_or(0, |meta| meta.len())
     }
 
-    /// The last lines of what containerd, and shims through it, have logged since.
+    /// The last lines of what containerd, and shims through it, have logged since; without what
+    /// containerd says when all is well.
     #[must_use]
     pub fn log_since(&self, start: u64, lines: usize) -> String {
         let mut bytes = Vec::new();
@@ -107,7 +110,10 @@ impl Bed {
             let _ = file.read_to_end(&mut bytes);
         }
         let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<_> = text.lines().collect();
+        let all: Vec<_> = text
+            .lines()
+            .filter(|line| !line.contains("level=info"))
+            .collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 

@@ -16,10 +16,8 @@ use crate::wait::slowness;
 
 /// A call that was not answered as asked.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("handler {handler}: {call}: {code:?}: {message}")]
+#[error("{call}: {code:?}: {message}")]
 pub struct CallError {
-    /// The runtime handler that the case is about.
-    pub handler: String,
     /// The call's name in CRI.
     pub call: &'static str,
     /// The gRPC status.
@@ -33,7 +31,6 @@ pub struct CallError {
 pub struct Cri {
     runtime: Arc<Runtime>,
     channel: Channel,
-    handler: &'static str,
 }
 
 /// Answers can hold the output of a command, which containerd cuts off at 16 MiB.
@@ -66,17 +63,7 @@ impl Cri {
         Ok(Self {
             runtime: Arc::new(runtime),
             channel,
-            handler: "none",
         })
-    }
-
-    /// The same connection, with this handler's name in its errors.
-    #[must_use]
-    pub fn about(&self, handler: &'static str) -> Self {
-        Self {
-            handler,
-            ..self.clone()
-        }
     }
 
     fn call<T>(
@@ -87,7 +74,6 @@ impl Cri {
         match self.runtime.block_on(answer) {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => Err(CallError {
-                handler: self.handler.to_owned(),
                 call,
                 code: status.code(),
                 message: status.message().to_owned(),

@@ -14,7 +14,7 @@
 //!
 //! - [`alone`]: mount, network and process namespaces for the whole run
 //! - [`bed`]: containerd's life and configuration
-//! - [`client`]: CRI's calls, each error with handler, call and status
+//! - [`client`]: CRI's calls, each error with call and status
 //! - [`spec`]: a pod and its containers as kubelet describes them
 //! - [`pod`]: a pod that runs, and kubelet's part in its life
 //! - [`manifest`]: pod manifests

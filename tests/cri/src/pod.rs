@@ -57,7 +57,7 @@ impl Node<'_> {
     /// The node's CRI.
     #[must_use]
     pub fn cri(&self) -> Cri {
-        self.bed.cri(self.handler)
+        self.bed.cri()
     }
 
     /// Runs a pod's sandbox by this node's handler.
@@ -173,11 +173,11 @@ impl Pod {
             image: Some(asked.clone()),
             verbose: false,
         })?;
-        let id = found
+        let image = found
             .image
-            .with_context(|| format!("ImageStatus: there is no image {}", asked.image))?
-            .id;
-        config.image = Some(spec::image(&id));
+            .with_context(|| format!("ImageStatus: there is no image {}", asked.image))?;
+        config.image = Some(spec::image(&image.id));
+        run_as_image_says(&mut config, &image);
         let attempt = config.metadata.clone().unwrap_or_default().attempt;
         fs::create_dir_all(Path::new(&self.spec.config.log_directory).join(&name))?;
         config.log_path = format!("{name}/{attempt}.log");
@@ -250,10 +250,20 @@ impl Pod {
     /// Those of the calls, and a cgroup with something in it.
     pub fn remove(mut self) -> Result<()> {
         self.removed = true;
-        self.end()
+        self.end(Self::end_sandbox)
     }
 
-    fn end(&self) -> Result<()> {
+    /// RemovePodSandbox and no other call, whatever runs in the pod; then directories and cgroup.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call, and a cgroup with something in it.
+    pub fn remove_at_once(mut self) -> Result<()> {
+        self.removed = true;
+        self.end(Self::remove_sandbox)
+    }
+
+    fn end(&self, end_sandbox: fn(&Self) -> Result<()>) -> Result<()> {
         let mut first = Ok(());
         let mut note = |result: Result<()>| {
             if first.is_ok() {
@@ -261,7 +271,7 @@ impl Pod {
             }
         };
         if !self.id.is_empty() {
-            note(self.end_sandbox());
+            note(end_sandbox(self));
         }
         note(fs::remove_dir_all(&self.dir).context("the pod's directory"));
         note(fs::remove_dir_all(&self.spec.config.log_directory).context("the pod's logs"));
@@ -285,6 +295,10 @@ impl Pod {
                 container_id: container.id,
             })?;
         }
+        self.remove_sandbox()
+    }
+
+    fn remove_sandbox(&self) -> Result<()> {
         self.cri.remove_pod_sandbox(cri::RemovePodSandboxRequest {
             pod_sandbox_id: self.id.clone(),
         })?;
@@ -338,8 +352,26 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         if !self.removed {
-            let _ = self.end();
+            let _ = self.end(Self::end_sandbox);
         }
+    }
+}
+
+/// Where the manifest names no user, the image's is asked for, and root if it has none.
+fn run_as_image_says(config: &mut cri::ContainerConfig, image: &cri::Image) {
+    let security = config
+        .linux
+        .get_or_insert_default()
+        .security_context
+        .get_or_insert_default();
+    if security.run_as_user.is_some() || !security.run_as_username.is_empty() {
+        return;
+    }
+    if image.username.is_empty() {
+        let uid = image.uid.as_ref().map_or(0, |uid| uid.value);
+        security.run_as_user = Some(cri::Int64Value { value: uid });
+    } else {
+        security.run_as_username = image.username.clone();
     }
 }
 
@@ -352,6 +384,18 @@ pub struct Container {
     pub log: PathBuf,
     /// What is its `/dev/termination-log`.
     pub termination: PathBuf,
+}
+
+/// How a container fares, without what nobody asks.
+#[must_use]
+pub fn brief(status: &cri::ContainerStatus) -> String {
+    format!(
+        "{:?}, exit status {}, reason {:?}, message {:?}",
+        status.state(),
+        status.exit_code,
+        status.reason,
+        status.message,
+    )
 }
 
 /// What a command came to that was run in a container.
