@@ -17,6 +17,7 @@ mod network;
 mod pod;
 mod process;
 mod seccomp;
+mod shared_pids;
 mod streams;
 
 use std::panic;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         streams::CASES,
         process::CASES,
         seccomp::CASES,
+        shared_pids::CASES,
         exec::CASES,
         control::CASES,
         control::CPU_CASES,
