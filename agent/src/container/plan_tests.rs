@@ -89,6 +89,19 @@ fn a_usual_configuration_becomes_a_plan() {
 }
 
 #[test]
+fn what_containerd_writes_becomes_a_plan() {
+    for json in [
+        include_str!("../../tests/containers/specs/ctr.json"),
+        include_str!("../../tests/containers/specs/kubernetes-sandbox.json"),
+        include_str!("../../tests/containers/specs/kubernetes-container.json"),
+    ] {
+        let request = request(&serde_json::from_str(json).unwrap());
+        let plan = Plan::new(&request).unwrap();
+        assert!(plan.mounts.len() > 5);
+    }
+}
+
+#[test]
 fn mounts_keep_their_order() {
     let targets: Vec<String> = changed(|_| {})
         .unwrap()

@@ -11,6 +11,7 @@ mod control;
 mod exec;
 mod files;
 mod hostile;
+mod kubernetes;
 mod lifecycle;
 mod limits;
 mod network;
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
         control::CPU_CASES,
         files::CASES,
         hostile::CASES,
+        kubernetes::CASES,
+        kubernetes::LIMITED_CASES,
         limits::CASES,
         network::CASES,
     ]
@@ -77,6 +80,10 @@ fn main() -> ExitCode {
     let needs = [
         (
             limits::CASES,
+            pod::missing_controllers(&limits::CONTROLLERS),
+        ),
+        (
+            kubernetes::LIMITED_CASES,
             pod::missing_controllers(&limits::CONTROLLERS),
         ),
         (network::CASES, network::missing()),
