@@ -10,6 +10,7 @@ mod freezer;
 mod handshake;
 mod limits;
 mod mount_options;
+mod namespaces;
 mod paths;
 mod plan;
 mod process;
@@ -86,6 +87,8 @@ pub(crate) struct Container {
     further: BTreeMap<ExecId, Process>,
     /// What further processes have of it.
     inheritance: Inheritance,
+    /// Its processes do not end with the first one by themselves.
+    shares_pids: bool,
     freezer: Freezer,
     /// None without a memory controller.
     memory_events: Option<EventFile>,
@@ -101,15 +104,22 @@ pub(crate) enum Fate {
 }
 
 impl Container {
-    /// Starts making a container: its cgroup, its streams and its first process.
+    /// Starts making a container: its cgroup, its streams and its first process. `pids_of` is the container
+    /// whose pid namespace it is to share.
     pub(crate) fn create(
         id: &ContainerId,
         plan: &Plan,
+        pids_of: Option<&Self>,
         stdio: &Stdio,
         serial: u64,
         reply: ReplyTo,
     ) -> Result<Self, Refusal> {
         let failed = |what: &str, error: io::Error| Refusal::internal(format!("{what}: {error}"));
+        if pids_of.is_some_and(|owner| !owner.first.is_running()) {
+            return Err(Refusal::precondition(
+                "the container of pid_namespace_of does not run",
+            ));
+        }
         let cgroup = Cgroup::create(id, &plan.limits).map_err(|error| failed("cgroup", error))?;
         let spawned = Streams::new(stdio).and_then(|(streams, ends)| {
             let (handshake, control) = handshake::pair()?;
@@ -120,6 +130,7 @@ impl Container {
                     stdio: ends,
                 },
                 &cgroup,
+                pids_of.map(|owner| &owner.child),
             )?;
             let first = Process::new(Role::First, serial, child.pid, streams, handshake, reply);
             Ok((child, first))
@@ -128,7 +139,7 @@ impl Container {
             let _ = cgroup.remove();
             failed("first process", error)
         })?;
-        first.is_protected = true;
+        first.is_protected = plan.namespaces.has_own_pids();
         Ok(Self {
             memory_events: cgroup.events("memory.events").ok(),
             cgroup,
@@ -139,6 +150,7 @@ impl Container {
                 oom_score_adj: plan.process.oom_score_adj,
                 seccomp: plan.process.seccomp.clone(),
             },
+            shares_pids: !plan.namespaces.has_own_pids(),
             freezer: Freezer::default(),
             told_oom_kills: 0,
         })
@@ -286,8 +298,12 @@ impl Container {
 
     /// Removes the container now, or when it has ended, and then answers `reply`.
     pub(crate) fn remove(&mut self, force: bool, reply: ReplyTo) -> Result<Fate, Refusal> {
-        if self.first.begin_removal(force, reply)? {
+        let has_exited = self.first.begin_removal(force, reply)?;
+        if has_exited && !self.is_alive() {
             return self.clean_up().map(|()| Fate::Gone);
+        }
+        if has_exited {
+            self.first.remove_later(reply);
         }
         self.kill();
         Ok(Fate::Stays)
@@ -318,18 +334,27 @@ impl Container {
         answers: &mut Vec<Answer>,
     ) -> Fate {
         status.oom_killed = self.oom_kills() > 0;
-        if let Some(id) = exec_id {
-            self.on_further_exit(id, status, answers);
-            return Fate::Stays;
-        }
-        let failure = self.first.on_exit(status, answers);
-        let removal = self.first.take_removal();
-        if failure.is_none() && removal.is_none() {
+        let failure = match exec_id {
+            Some(id) => {
+                self.on_further_exit(id, status, answers);
+                None
+            }
+            None => {
+                let failure = self.first.on_exit(status, answers);
+                if self.shares_pids {
+                    // What the kernel does in a pid namespace that has lost its first process.
+                    let _ = self.cgroup.kill();
+                }
+                failure
+            }
+        };
+        let ended = !self.is_alive() && (failure.is_some() || self.first.is_being_removed());
+        if !ended {
             return Fate::Stays;
         }
         let cleaned = self.clean_up();
         answers.extend(failure);
-        if let Some(to) = removal {
+        if let Some(to) = self.first.take_removal() {
             answers.push(Answer {
                 to,
                 result: cleaned.map(|()| Outcome::Removed),

@@ -12,6 +12,7 @@ use rustix::thread::CapabilitySet;
 use serde::de::DeserializeOwned;
 
 use super::filesystem::{self, DevicePlan, MountPlan};
+use super::namespaces::Namespaces;
 use super::seccomp::Filter;
 use super::spec::{self, Spec};
 use super::{capabilities, limits, paths};
@@ -21,8 +22,7 @@ use crate::rpc::Refusal;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) rootfs: RootfsPlan,
-    /// `CLONE_NEW*` beside those that every container has.
-    pub(crate) namespaces: u64,
+    pub(crate) namespaces: Namespaces,
     /// Name for the new UTS namespace.
     pub(crate) hostname: Option<String>,
     pub(crate) mounts: Vec<MountPlan>,
@@ -100,12 +100,12 @@ impl Plan {
             oom_score_adj: 0,
             seccomp: filter.map(Rc::new),
         };
-        let namespaces = namespaces(&spec.linux.namespaces)?;
+        let namespaces = Namespaces::new(&spec.linux.namespaces, &request.pid_namespace_of)?;
         check_propagation(spec.linux.rootfs_propagation.as_deref())?;
         Ok(Self {
             rootfs: rootfs(request.rootfs.get_or_default(), spec.root.as_ref())?,
+            hostname: hostname(spec.hostname, &namespaces)?,
             namespaces,
-            hostname: hostname(spec.hostname, namespaces)?,
             mounts: spec
                 .mounts
                 .into_iter()
@@ -243,47 +243,12 @@ fn rootfs(request: &proto::Rootfs, root: Option<&spec::Root>) -> Result<RootfsPl
     })
 }
 
-fn namespaces(wanted: &[spec::Namespace]) -> Result<u64, Refusal> {
-    let mut flags = 0;
-    let (mut has_mount, mut has_pid) = (false, false);
-    for namespace in wanted {
-        let joins = namespace
-            .path
-            .as_deref()
-            .is_some_and(|path| !path.is_empty());
-        match (namespace.kind.as_str(), joins) {
-            ("mount", false) => has_mount = true,
-            ("pid", false) => has_pid = true,
-            // Every container has its own.
-            ("cgroup", false) => {}
-            ("ipc", false) => flags |= libc::CLONE_NEWIPC as u64,
-            ("uts", false) => flags |= libc::CLONE_NEWUTS as u64,
-            ("network", false) => flags |= libc::CLONE_NEWNET as u64,
-            // A path names a namespace of the host. Inside the guest, the pod's are the guest's own.
-            ("ipc" | "uts" | "network", true) => {}
-            (kind, joins) => {
-                let how = if joins { "joining" } else { "making" };
-                return Err(Refusal::unimplemented(format!(
-                    "linux.namespaces: {how} a {kind:?} namespace is not supported"
-                )));
-            }
-        }
-    }
-    if has_mount && has_pid {
-        Ok(flags)
-    } else {
-        Err(Refusal::unimplemented(
-            "linux.namespaces: a container needs its own mount and pid",
-        ))
-    }
-}
-
 /// The name for a UTS namespace of its own; a container without one has the pod's, and no other.
-fn hostname(wanted: Option<String>, namespaces: u64) -> Result<Option<String>, Refusal> {
+fn hostname(wanted: Option<String>, namespaces: &Namespaces) -> Result<Option<String>, Refusal> {
     let Some(name) = wanted.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
-    if namespaces & libc::CLONE_NEWUTS as u64 != 0 {
+    if namespaces.has_own_uts() {
         return Ok(Some(name));
     }
     match rustix::system::uname().nodename().to_str() {

@@ -55,6 +55,7 @@ impl Rig {
             first,
             further: BTreeMap::new(),
             inheritance: Inheritance::default(),
+            shares_pids: false,
             freezer: Freezer::default(),
             memory_events: None,
             told_oom_kills: 0,

@@ -179,7 +179,11 @@ fn create(
     let plan = Plan::new(request)?;
     let serial = agent.next_id();
     let stdio = request.stdio.get_or_default();
-    let container = Container::create(&id, &plan, stdio, serial, reply)?;
+    let pids_of = match &plan.namespaces.pids_of {
+        Some(owner) => Some(&*agent.containers.get(owner.as_str())?),
+        None => None,
+    };
+    let container = Container::create(&id, &plan, pids_of, stdio, serial, reply)?;
     let container = agent.containers.insert(id, container);
     if let Some(process) = container.made(None) {
         await_messages(process, &agent.poller);

@@ -11,12 +11,14 @@ mod control;
 mod exec;
 mod files;
 mod hostile;
+mod kubernetes;
 mod lifecycle;
 mod limits;
 mod network;
 mod pod;
 mod process;
 mod seccomp;
+mod shared_pids;
 mod streams;
 
 use std::panic;
@@ -42,11 +44,14 @@ fn main() -> ExitCode {
         streams::CASES,
         process::CASES,
         seccomp::CASES,
+        shared_pids::CASES,
         exec::CASES,
         control::CASES,
         control::CPU_CASES,
         files::CASES,
         hostile::CASES,
+        kubernetes::CASES,
+        kubernetes::LIMITED_CASES,
         limits::CASES,
         network::CASES,
     ]
@@ -75,6 +80,10 @@ fn main() -> ExitCode {
     let needs = [
         (
             limits::CASES,
+            pod::missing_controllers(&limits::CONTROLLERS),
+        ),
+        (
+            kubernetes::LIMITED_CASES,
             pod::missing_controllers(&limits::CONTROLLERS),
         ),
         (network::CASES, network::missing()),

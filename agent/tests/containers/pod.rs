@@ -223,6 +223,7 @@ impl Pod {
             rootfs: Some(rootfs).into(),
             stdio: Some(stdio).into(),
             seccomp_bpf: config.seccomp_bpf.clone(),
+            pid_namespace_of: config.pid_namespace_of.clone(),
             ..Default::default()
         };
         self.client.create_container(context(), &request).map(drop)
