@@ -52,6 +52,6 @@ pub mod rundir;
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};
 pub use container::{Container, ContainerError, ContainerHandle, Exit, StartFailure};
-pub use net::{NetError, Netns, PodNetwork};
+pub use net::{NetError, Netns, Network, PodNetwork};
 pub use oci::{ContainerConfig, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};
