@@ -103,6 +103,10 @@ pub struct Run {
     /// netns:/run/netns/NAME; needs root
     #[arg(long, value_name = "none|netns:PATH", default_value = "none", value_parser = Net::parse)]
     pub net: Net,
+    /// Lets the pod reach the metadata service of a cloud (169.254.169.254), which gives credentials of
+    /// this machine to whoever asks from it
+    #[arg(long)]
+    pub allow_metadata: bool,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<Variable>,

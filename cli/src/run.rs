@@ -7,7 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use sandbox::oci::Mount;
 use sandbox::{
-    ContainerConfig, ContainerError, Netns, Pod, PodConfig, PodError, Share, StartFailure, Stdio,
+    ContainerConfig, ContainerError, Netns, Network, Pod, PodConfig, PodError, Share, StartFailure,
+    Stdio,
 };
 
 use crate::args::{Net, Run};
@@ -152,7 +153,9 @@ fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
         config.root.clone_from(root);
     }
     if let Net::Netns(path) = &args.net {
-        config.network = Some(Netns::open(path)?);
+        let mut network = Network::new(Netns::open(path)?);
+        network.allow_metadata = args.allow_metadata;
+        config.network = Some(network);
     }
     config.jail = args.jail;
     config.seccomp = args.seccomp;

@@ -14,7 +14,7 @@ use vmm::{ConfigError, MemorySize, VcpuCount};
 use crate::assets::GuestAssets;
 use crate::events::EventSink;
 use crate::jail::{JailMode, SeccompMode, Terms};
-use crate::net::Netns;
+use crate::net::Network;
 
 /// Name of the export that holds the root file system of a single-container pod.
 pub const ROOTFS: &str = "rootfs";
@@ -172,8 +172,8 @@ pub struct PodConfig {
     pub console: Option<File>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<Share>,
-    /// The network namespace whose interfaces become the guest's; without one it has `lo` alone.
-    pub network: Option<Netns>,
+    /// The guest's network; without one it has `lo` alone.
+    pub network: Option<Network>,
     /// How long the guest may take until its agent says hello.
     pub boot_timeout: Duration,
     /// Readable when the start is to be given up.

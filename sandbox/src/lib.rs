@@ -65,6 +65,6 @@ pub use container::{
 };
 pub use events::{EventSink, PodEvent};
 pub use jail::{JailMode, SeccompMode};
-pub use net::{NetError, Netns, PodNetwork};
+pub use net::{NetError, Netns, Network, PodNetwork};
 pub use oci::{Changes, ContainerConfig, Rootfs, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};

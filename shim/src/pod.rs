@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
 use sandbox::bundle::{Bundle, process_for_guest};
-use sandbox::{EventSink, Exit, Netns, Pod as Vm, PodConfig, PodEvent, sizing};
+use sandbox::{EventSink, Exit, Netns, Network, Pod as Vm, PodConfig, PodEvent, sizing};
 use tokio::sync::{Notify, mpsc};
 
 use crate::args::Args;
@@ -195,7 +195,10 @@ impl Pod {
         config.memory = size.memory;
         config.hostname = bundle.hostname().unwrap_or_default().to_owned();
         if let Some(path) = bundle.network_namespace() {
-            config.network = Some(Netns::open(path)?);
+            let mut network = Network::new(Netns::open(path)?);
+            // What a pod may reach is for the cluster's network policies to say, as for other runtimes.
+            network.allow_metadata = true;
+            config.network = Some(network);
         }
         if *role == Role::Sandbox {
             config.sysctls = bundle.sysctls();

@@ -13,7 +13,7 @@ use super::spec::{
     ETHERNET_HEADER, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_USO4, F_GUEST_USO6, F_MRG_RXBUF,
     HEADER_SIZE, MAX_FRAME,
 };
-use super::vectors::{Received, Room};
+use super::vectors::{MAX_VECTORS, Received, Room};
 use super::worker::Direction;
 use crate::Memory;
 use crate::queue::{ActiveQueue, Chain};
@@ -76,7 +76,7 @@ impl Rx {
             limiter,
             counters,
             chain: Chain::new(),
-            used: Vec::with_capacity(usize::from(u16::MAX)),
+            used: Vec::with_capacity(MAX_VECTORS),
             wanted: HEADER_SIZE + frame,
             max_buffers: if features & F_MRG_RXBUF != 0 {
                 usize::MAX

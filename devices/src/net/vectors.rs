@@ -13,8 +13,8 @@ use super::spec::{HEADER_SIZE, Header, NUM_BUFFERS_OFFSET};
 use crate::Memory;
 use crate::queue::{Chain, Segment};
 
-/// Most vectors that one call takes (`IOV_MAX`).
-const MAX_VECTORS: usize = 1024;
+/// Most vectors that one call takes (`IOV_MAX`), so most buffers that a frame spans.
+pub(super) const MAX_VECTORS: usize = 1024;
 
 /// A chain that is no buffer for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

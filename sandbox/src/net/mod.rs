@@ -25,12 +25,13 @@
 //!
 //! # What a guest can do with it
 //! Send any frame that fits: with other addresses than its own, too. As with containers that have
-//! `CAP_NET_RAW`, who minds filters on the host's side of the namespace. A cloud's metadata service at
-//! 169.254.169.254 is as reachable as the network behind the interface makes it; network policies work
-//! as for containers.
+//! `CAP_NET_RAW`, who minds filters on the host's side of the namespace; network policies work as for
+//! containers. What goes to a cloud's metadata service, at 169.254.169.254, is turned back at
+//! the tap unless [`Network::allow_metadata`] says otherwise.
 
 mod error;
 mod link;
+mod metadata;
 mod netlink;
 mod netns;
 mod redirect;
@@ -147,6 +148,27 @@ pub struct Neighbour {
     pub mac: [u8; 6],
 }
 
+/// The network that a pod is to have.
+#[derive(Debug)]
+pub struct Network {
+    /// Whose interfaces become the guest's.
+    pub netns: Netns,
+    /// Lets the guest reach the metadata service of the cloud that the host is in. Without it, frames
+    /// with a VLAN tag do not pass either.
+    pub allow_metadata: bool,
+}
+
+impl Network {
+    /// The interfaces of `netns`, and no metadata service.
+    #[must_use]
+    pub fn new(netns: Netns) -> Self {
+        Self {
+            netns,
+            allow_metadata: false,
+        }
+    }
+}
+
 /// A network namespace's interfaces, joined to taps. Dropping it takes the redirection away.
 #[derive(Debug)]
 pub struct PodNetwork {
@@ -163,14 +185,18 @@ pub struct PodNetwork {
 }
 
 impl PodNetwork {
-    /// Takes over the interfaces of `netns` for a guest.
+    /// Takes over the interfaces of a namespace for a guest.
     ///
     /// # Errors
     /// [`NetError`] names what is in the way; nothing is left behind.
-    pub fn join(netns: Netns) -> Result<Self, NetError> {
+    pub fn join(network: Network) -> Result<Self, NetError> {
+        let Network {
+            netns,
+            allow_metadata,
+        } = network;
         let netns = Arc::new(netns);
         let inside = Arc::clone(&netns);
-        netns.run(move || join_here(inside))
+        netns.run(move || join_here(inside, allow_metadata))
     }
 }
 
@@ -221,7 +247,7 @@ fn failed(operation: impl Into<String>) -> impl FnOnce(NetlinkError) -> NetError
 }
 
 /// Runs on a thread in the namespace.
-fn join_here(netns: Arc<Netns>) -> Result<PodNetwork, NetError> {
+fn join_here(netns: Arc<Netns>, allow_metadata: bool) -> Result<PodNetwork, NetError> {
     let mut netlink = open()?;
     let links = link::links(&mut netlink).map_err(failed("list the interfaces"))?;
     let wanted = choose(&links, &netns)?;
@@ -237,7 +263,12 @@ fn join_here(netns: Arc<Netns>) -> Result<PodNetwork, NetError> {
     let mut taps = Vec::with_capacity(wanted.len());
     for link in &wanted {
         interfaces.push(interface(link, &addresses)?);
-        taps.push(connect(&mut netlink, link, &mut redirections)?);
+        taps.push(connect(
+            &mut netlink,
+            link,
+            allow_metadata,
+            &mut redirections,
+        )?);
     }
     let name = |index| {
         let link = wanted.iter().find(|link| link.index == index);
@@ -332,6 +363,7 @@ fn unusable(link: &Link) -> impl Fn(InvalidNetConfig) -> NetError {
 fn connect(
     netlink: &mut Netlink,
     link: &Link,
+    allow_metadata: bool,
     redirections: &mut Redirections,
 ) -> Result<OwnedFd, NetError> {
     let name = &link.name;
@@ -357,6 +389,10 @@ fn connect(
     let take = |of: &str| failed(format!("take the ingress of {of}"));
     let join = |from: &str, to: &str| failed(format!("redirect what comes in on {from} to {to}"));
     redirect::take(netlink, tap_index).map_err(take(&tap_name))?;
+    if !allow_metadata {
+        metadata::block(netlink, tap_index)
+            .map_err(failed("turn back what goes to a metadata service"))?;
+    }
     redirect::redirect(netlink, tap_index, link.index).map_err(join(&tap_name, name))?;
     redirect::take(netlink, link.index).map_err(take(name))?;
     redirections.interfaces.push(link.index);

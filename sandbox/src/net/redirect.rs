@@ -17,7 +17,7 @@ const INGRESS_HANDLE: u32 = 0xffff_0000;
 /// Marks filters as ours: their preference, "pv" in ASCII.
 const OUR_PREFERENCE: u16 = 0x7076;
 
-pub(super) const TCA_U32_SEL: u16 = 5;
+const TCA_U32_SEL: u16 = 5;
 const TCA_U32_ACT: u16 = 7;
 const TC_U32_TERMINAL: u8 = 1;
 const TCA_ACT_KIND: u16 = 1;
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct TrafficBody {
+struct TrafficBody {
     family: u8,
     _pad1: u8,
     _pad2: u16,
@@ -42,7 +42,7 @@ pub(super) struct TrafficBody {
     info: u32,
 }
 
-/// `struct tc_u32_sel` with one key.
+/// `struct tc_u32_sel` without its keys.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Selector {
@@ -55,10 +55,16 @@ struct Selector {
     offset_place: i16,
     hash_offset: i16,
     hash_mask: u32,
-    key_mask: u32,
-    key_value: u32,
-    key_offset: i32,
-    key_offset_mask: i32,
+}
+
+/// `struct tc_u32_key`: four bytes at `offset` from the network header, under a mask, must be `value`.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Key {
+    pub mask: [u8; 4],
+    pub value: [u8; 4],
+    pub offset: i32,
+    pub offset_mask: i32,
 }
 
 /// `struct tc_mirred`.
@@ -100,7 +106,12 @@ pub fn take(netlink: &mut Netlink, index: i32) -> Result<(), NetlinkError> {
 
 /// Sends what comes in on interface `from`, whose ingress was taken, out on `to`.
 pub fn redirect(netlink: &mut Netlink, from: i32, to: i32) -> Result<(), NetlinkError> {
-    netlink.execute(filter(from, to))
+    let place = Place {
+        interface: from,
+        preference: OUR_PREFERENCE,
+        protocol: libc::ETH_P_ALL as u16,
+    };
+    netlink.execute(filter(&place, &[Key::default()], Some(to)))
 }
 
 fn qdisc(kind: u16, flags: i32, index: i32) -> Request {
@@ -113,47 +124,51 @@ fn qdisc(kind: u16, flags: i32, index: i32) -> Request {
     Request::new(kind, flags, &body).with(libc::TCA_KIND, b"ingress\0")
 }
 
-fn filter(from: i32, to: i32) -> Request {
-    let mut mirred = Mirred::new_zeroed();
-    mirred.action = TC_ACT_STOLEN;
-    mirred.egress_action = TCA_EGRESS_REDIR;
-    mirred.interface = to as u32;
+/// Where a filter is looked at, and for which protocol.
+pub(super) struct Place {
+    pub interface: i32,
+    /// The lower ones come first; each is for one protocol.
+    pub preference: u16,
+    /// `ETH_P_*`.
+    pub protocol: u16,
+}
+
+/// A filter at an ingress that sends packets that all of `keys` match out on `to`, if it is given. One
+/// empty key matches all.
+pub(super) fn filter(place: &Place, keys: &[Key], to: Option<i32>) -> Request {
+    let protocol = u32::from(place.protocol.to_be());
+    let body = TrafficBody {
+        index: place.interface,
+        parent: INGRESS_HANDLE,
+        info: u32::from(place.preference) << 16 | protocol,
+        ..TrafficBody::default()
+    };
+    let mut selector = Selector::new_zeroed();
+    selector.flags = TC_U32_TERMINAL;
+    selector.key_count = keys.len() as u8;
+    let selector = [selector.as_bytes(), keys.as_bytes()].concat();
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    let body = filter_body(from, OUR_PREFERENCE);
     Request::new(libc::RTM_NEWTFILTER, flags, &body)
         .with(libc::TCA_KIND, b"u32\0")
         .nest(libc::TCA_OPTIONS, |options| {
-            options
-                .with(TCA_U32_SEL, &match_all())
-                .nest(TCA_U32_ACT, |actions| {
-                    actions.nest(1, |first| {
-                        first
-                            .with(TCA_ACT_KIND, b"mirred\0")
-                            .nest(TCA_ACT_OPTIONS, |options| {
-                                options.with(TCA_MIRRED_PARMS, mirred.as_bytes())
-                            })
-                    })
+            let options = options.with(TCA_U32_SEL, &selector);
+            let Some(to) = to else {
+                return options;
+            };
+            let mut mirred = Mirred::new_zeroed();
+            mirred.action = TC_ACT_STOLEN;
+            mirred.egress_action = TCA_EGRESS_REDIR;
+            mirred.interface = to as u32;
+            options.nest(TCA_U32_ACT, |actions| {
+                actions.nest(1, |first| {
+                    first
+                        .with(TCA_ACT_KIND, b"mirred\0")
+                        .nest(TCA_ACT_OPTIONS, |options| {
+                            options.with(TCA_MIRRED_PARMS, mirred.as_bytes())
+                        })
                 })
+            })
         })
-}
-
-/// Where a filter for all protocols goes.
-pub(super) fn filter_body(index: i32, preference: u16) -> TrafficBody {
-    let protocol = (libc::ETH_P_ALL as u16).to_be();
-    TrafficBody {
-        index,
-        parent: INGRESS_HANDLE,
-        info: u32::from(preference) << 16 | u32::from(protocol),
-        ..TrafficBody::default()
-    }
-}
-
-/// One key with an empty mask.
-pub(super) fn match_all() -> [u8; size_of::<Selector>()] {
-    let mut selector = Selector::new_zeroed();
-    selector.flags = TC_U32_TERMINAL;
-    selector.key_count = 1;
-    zerocopy::transmute!(selector)
 }
 
 /// What is at the ingress of interface `index`.

@@ -1,50 +1,19 @@
 //! Joining namespaces, with a veth as the network. Needs root.
 
+mod frames;
 mod place;
 
-use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::redirect::Ingress;
 use super::*;
-use place::{GATEWAY_MAC, MAC, Place, octets, places, veth};
+use frames::Guest;
+use place::{GATEWAY_MAC, MAC, Place, places, veth};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The answer of `network` to an ARP request that the guest sends by its tap.
+/// The answer of the network to an ARP request by interface `number`.
 fn arp(joined: &PodNetwork, number: usize, from: &str, to: &str) -> Vec<u8> {
-    let mut tap = std::fs::File::from(joined.taps[number].try_clone().unwrap());
-    let mac = joined.interfaces[number].mac.octets();
-    // A header of 10 bytes is what a tap has until it is told otherwise.
-    let mut frame = vec![0; 10];
-    frame.extend_from_slice(&[0xff; 6]);
-    frame.extend_from_slice(&mac);
-    frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend_from_slice(&mac);
-    frame.extend_from_slice(&octets(from));
-    frame.extend_from_slice(&[0; 6]);
-    frame.extend_from_slice(&octets(to));
-    rustix::io::ioctl_fionbio(&tap, true).unwrap();
-    let start = Instant::now();
-    let mut answer = vec![0; 2000];
-    // A link that has just come up loses its first frames.
-    while start.elapsed() < PATIENCE {
-        tap.write_all(&frame).unwrap();
-        let sent = Instant::now();
-        while sent.elapsed() < Duration::from_millis(100) {
-            match tap.read(&mut answer) {
-                // An answer, among what a network says by itself.
-                Ok(len) if len >= 52 && answer[22..24] == [8, 6] && answer[31] == 2 => {
-                    answer.truncate(len);
-                    return answer[10..].to_vec();
-                }
-                _ => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
-    }
-    panic!("no answer to {from}");
+    Guest::new(joined, number).arp(from, to)
 }
 
 #[test]
@@ -59,7 +28,7 @@ fn a_pod_gets_what_its_namespace_has() {
     pod.route("eth0", None, Some("2001:db8::1"));
     pod.neighbour("eth0", "192.0.2.1", GATEWAY_MAC);
     network.address("eth0-peer", "192.0.2.1", 24);
-    let joined = PodNetwork::join(pod.netns()).unwrap();
+    let joined = PodNetwork::join(pod.network()).unwrap();
     let [eth0] = &joined.interfaces[..] else {
         panic!("one interface: {:?}", joined.interfaces);
     };
@@ -106,7 +75,7 @@ fn ipv6_is_off_where_it_is_switched_off() {
     };
     pod.address("eth0", "192.0.2.7", 24);
     pod.run(|_| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").unwrap());
-    let joined = PodNetwork::join(pod.netns()).unwrap();
+    let joined = PodNetwork::join(pod.network()).unwrap();
     assert!(!joined.interfaces[0].has_ipv6);
     let addresses = &joined.interfaces[0].addresses;
     assert_eq!(addresses.len(), 1, "{addresses:?}");
@@ -120,7 +89,7 @@ fn nothing_stays_behind_and_a_namespace_can_be_joined_again() {
     network.address("eth0-peer", "192.0.2.1", 24);
     let before = pod.links().len();
     for _ in 0..20 {
-        let joined = PodNetwork::join(pod.netns()).unwrap();
+        let joined = PodNetwork::join(pod.network()).unwrap();
         assert_eq!(pod.links().len(), before + 1);
         assert_eq!(pod.ingress("eth0"), Ingress::Ours);
         arp(&joined, 0, "192.0.2.7", "192.0.2.1");
@@ -140,11 +109,11 @@ fn what_a_killed_process_left_is_replaced() {
         taps,
         _redirections,
         ..
-    } = PodNetwork::join(pod.netns()).unwrap();
+    } = PodNetwork::join(pod.network()).unwrap();
     std::mem::forget(_redirections);
     drop(taps);
     assert_eq!(pod.ingress("eth0"), Ingress::Ours, "it stays, to nowhere");
-    let joined = PodNetwork::join(pod.netns()).unwrap();
+    let joined = PodNetwork::join(pod.network()).unwrap();
     arp(&joined, 0, "192.0.2.7", "192.0.2.1");
 }
 
@@ -154,8 +123,8 @@ fn a_namespace_has_one_pod() {
         return;
     };
     network.address("eth0-peer", "192.0.2.1", 24);
-    let first = PodNetwork::join(pod.netns()).unwrap();
-    let second = PodNetwork::join(pod.netns());
+    let first = PodNetwork::join(pod.network()).unwrap();
+    let second = PodNetwork::join(pod.network());
     assert!(matches!(second, Err(NetError::InUse { .. })), "{second:?}");
     arp(&first, 0, "192.0.2.7", "192.0.2.1");
     // Who comes late with its cleaning leaves a successor alone.
@@ -165,9 +134,80 @@ fn a_namespace_has_one_pod() {
         ..
     } = first;
     drop(taps);
-    let next = PodNetwork::join(pod.netns()).unwrap();
+    let next = PodNetwork::join(pod.network()).unwrap();
     drop(_redirections);
     arp(&next, 0, "192.0.2.7", "192.0.2.1");
+}
+
+/// A network with metadata services in it, and the address that they are reached by.
+fn cloud() -> Option<(Place, Place, [u8; 6])> {
+    let (pod, network) = places()?;
+    for (address, length) in [
+        ("192.0.2.1", 24),
+        ("169.254.169.254", 32),
+        ("100.100.100.200", 32),
+        ("2001:db8::1", 64),
+        ("fd00:ec2::254", 128),
+        ("fd20:ce::254", 128),
+    ] {
+        network.address("eth0-peer", address, length);
+    }
+    for address in ["192.0.2.7", "2001:db8::7"] {
+        network.neighbour("eth0-peer", address, MAC);
+    }
+    let links = network.links();
+    let peer = links.iter().find(|link| link.name == "eth0-peer").unwrap();
+    let mac = peer.mac.unwrap();
+    Some((pod, network, mac))
+}
+
+const SERVICES: [(&str, &str); 4] = [
+    ("192.0.2.7", "169.254.169.254"),
+    ("192.0.2.7", "100.100.100.200"),
+    ("2001:db8::7", "fd00:ec2::254"),
+    ("2001:db8::7", "fd20:ce::254"),
+];
+const TAGS: [&[u16]; 4] = [&[], &[0x8100], &[0x88a8], &[0x8100, 0x8100]];
+
+#[test]
+fn a_metadata_service_is_reached_where_that_is_allowed() {
+    let Some((pod, _network, mac)) = cloud() else {
+        return;
+    };
+    let mut network = pod.network();
+    network.allow_metadata = true;
+    let joined = PodNetwork::join(network).unwrap();
+    let mut guest = Guest::new(&joined, 0);
+    for (from, to) in SERVICES {
+        // Tagged frames too, so that it is right to turn them back elsewhere.
+        for tags in [TAGS[0], TAGS[1]] {
+            let answered = guest.echo_from(|guest| guest.ping(mac, from, to, tags));
+            assert_eq!(answered.to_string(), to);
+        }
+    }
+}
+
+#[test]
+fn a_metadata_service_is_not_reached_otherwise() {
+    let Some((pod, _network, mac)) = cloud() else {
+        return;
+    };
+    let joined = PodNetwork::join(pod.network()).unwrap();
+    let mut guest = Guest::new(&joined, 0);
+    for (near, far) in [("192.0.2.7", "192.0.2.1"), ("2001:db8::7", "2001:db8::1")] {
+        for _ in 0..5 {
+            // Those before the last would be answered before it.
+            let answered = guest.echo_from(|guest| {
+                for (from, to) in SERVICES {
+                    for tags in TAGS {
+                        guest.ping(mac, from, to, tags);
+                    }
+                }
+                guest.ping(mac, near, far, &[]);
+            });
+            assert_eq!(answered.to_string(), far);
+        }
+    }
 }
 
 #[test]
@@ -176,7 +216,7 @@ fn an_ingress_of_somebody_else_is_left_alone() {
         return;
     };
     pod.occupy("eth0");
-    let refused = PodNetwork::join(pod.netns());
+    let refused = PodNetwork::join(pod.network());
     assert!(
         matches!(&refused, Err(NetError::Foreign { interface }) if interface == "eth0"),
         "{refused:?}"
@@ -193,7 +233,7 @@ fn several_interfaces_are_joined_and_a_failure_undoes_all() {
     veth(&pod, &network, "net1", [2, 0, 0x5e, 0, 0x53, 2]);
     network.address("eth0-peer", "192.0.2.1", 24);
     network.address("net1-peer", "198.51.100.1", 24);
-    let joined = PodNetwork::join(pod.netns()).unwrap();
+    let joined = PodNetwork::join(pod.network()).unwrap();
     let names: Vec<_> = joined.interfaces.iter().map(|i| i.name.as_str()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     for (name, from, to) in [
@@ -207,7 +247,7 @@ fn several_interfaces_are_joined_and_a_failure_undoes_all() {
     // The second one cannot be joined.
     let last = pod.links().last().unwrap().name.clone();
     pod.occupy(&last);
-    assert!(PodNetwork::join(pod.netns()).is_err());
+    assert!(PodNetwork::join(pod.network()).is_err());
     assert_eq!(pod.links().len(), 3);
     let other = if last == "net1" { "eth0" } else { "net1" };
     assert_eq!(pod.ingress(other), Ingress::Free);
@@ -219,7 +259,7 @@ fn a_namespace_without_an_interface_is_refused() {
         return;
     };
     pod.up("lo");
-    let refused = PodNetwork::join(pod.netns());
+    let refused = PodNetwork::join(pod.network());
     assert!(
         matches!(refused, Err(NetError::NoInterface { .. })),
         "{refused:?}"
@@ -252,7 +292,7 @@ fn what_is_no_namespace_of_a_pod_is_refused() {
     assert!(matches!(refused, Err(NetError::Host { .. })), "{refused:?}");
     // Another kind of namespace is found out on the way in.
     let mount = open("/proc/self/ns/mnt").unwrap();
-    let refused = PodNetwork::join(mount);
+    let refused = PodNetwork::join(Network::new(mount));
     assert!(
         matches!(
             refused,

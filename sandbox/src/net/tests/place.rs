@@ -11,7 +11,7 @@ use super::super::link::{self, AddressBody, Link, LinkBody};
 use super::super::netlink::{Netlink, Request};
 use super::super::redirect::{self, Ingress};
 use super::super::route::{NeighbourBody, RouteBody};
-use super::super::{Netns, open, sys};
+use super::super::{Netns, Network, open, sys};
 
 pub const MAC: [u8; 6] = [2, 0, 0x5e, 0, 0x53, 1];
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0x5e, 0, 0x53, 0xfe];
@@ -44,6 +44,10 @@ impl Place {
 
     pub fn netns(&self) -> Netns {
         Netns::open(&self.path).unwrap()
+    }
+
+    pub fn network(&self) -> Network {
+        Network::new(self.netns())
     }
 
     pub fn run<T: Send>(&self, work: impl FnOnce(&mut Netlink) -> T + Send) -> T {
@@ -124,14 +128,13 @@ impl Place {
     pub fn occupy(&self, name: &str) {
         let index = self.index(name);
         self.run(|netlink| redirect::take(netlink, index).unwrap());
-        let body = redirect::filter_body(index, 1);
-        self.change(libc::RTM_NEWTFILTER, |kind| {
-            Request::new(kind, libc::NLM_F_CREATE, &body)
-                .with(libc::TCA_KIND, b"u32\0")
-                .nest(libc::TCA_OPTIONS, |options| {
-                    options.with(redirect::TCA_U32_SEL, &redirect::match_all())
-                })
-        });
+        let place = redirect::Place {
+            interface: index,
+            preference: 1,
+            protocol: libc::ETH_P_ALL as u16,
+        };
+        let filter = redirect::filter(&place, &[redirect::Key::default()], None);
+        self.run(|netlink| netlink.execute(filter).unwrap());
     }
 
     pub fn neighbour(&self, name: &str, address: &str, mac: [u8; 6]) {

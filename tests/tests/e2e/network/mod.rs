@@ -68,6 +68,28 @@ fn is_reached_from_outside_by_both_families() {
 }
 
 #[test]
+fn reaches_a_metadata_service_only_if_that_is_allowed() {
+    let bench = Bench::new();
+    let world = World::new();
+    world.out_ip("addr add 169.254.169.254/32 dev br0");
+    let www = TempDir::new();
+    crate::harness::file(www.path(), "index.html", b"served\n");
+    let _server = world.serve(www.path());
+    let script = format!(
+        "wget -q -O - http://{OUT_V4}/
+         wget -q -T 5 -O - http://169.254.169.254/ 2>/dev/null || echo no metadata"
+    );
+    bench
+        .sh_with([world.option()], &script)
+        .outcome()
+        .prints("served\nno metadata\n");
+    bench
+        .sh_with([world.option(), "--allow-metadata".into()], &script)
+        .outcome()
+        .prints("served\nserved\n");
+}
+
+#[test]
 fn has_the_interfaces_own_address_mtu_and_routes() {
     let bench = Bench::new();
     let world = World::new();

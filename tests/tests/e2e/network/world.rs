@@ -68,6 +68,11 @@ impl World {
         ip(&format!("-n {} {arguments}", self.pod))
     }
 
+    /// A command of `ip` outside.
+    pub fn out_ip(&self, arguments: &str) -> String {
+        ip(&format!("-n {} {arguments}", self.out))
+    }
+
     /// The option that joins a pod to it.
     pub fn option(&self) -> String {
         format!("--net=netns:{}", self.path().display())
