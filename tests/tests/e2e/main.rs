@@ -13,6 +13,7 @@ mod command;
 mod files;
 mod harness;
 mod hostile;
+mod jail;
 mod left_behind;
 mod life;
 mod no_kvm;
