@@ -213,14 +213,20 @@ fn a_vmm_holds_no_file_of_the_host_but_what_its_shares_have() {
     let of_the_host = Process(std::process::id()).mounts();
     let mut shares = 0;
     for fd in vmm.names("fd") {
-        let target = vmm.link(&format!("fd/{fd}"));
+        // Closed since the list was made: a file that was being looked at.
+        let Ok(target) = fs::read_link(vmm.path(&format!("fd/{fd}"))) else {
+            continue;
+        };
+        let target = target.to_string_lossy();
         let known = ["socket:", "anon_inode:", "/dev/null", "/memfd:vmm-stderr"];
         if known.iter().any(|known| target.starts_with(known)) {
             continue;
         }
         // A mount that no mount table has: what is above it cannot be reached. Kernel and initramfs
         // would be of the host's, and so would /dev/kvm.
-        let info = vmm.read(&format!("fdinfo/{fd}"));
+        let Ok(info) = fs::read_to_string(vmm.path(&format!("fdinfo/{fd}"))) else {
+            continue;
+        };
         let mount = info
             .lines()
             .find_map(|line| line.strip_prefix("mnt_id:"))

@@ -189,8 +189,6 @@ fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Res
         tag: launch.share_tag.clone(),
         // The guest picks a queue by CPU; each is a thread here.
         request_queues: launch.vcpus.clamp(1, MAX_FS_QUEUES) as u16,
-        // A container's volumes are file systems of their own, as they are on a host.
-        announce_submounts: true,
         hides_ids: jail.hides_ids,
         ..Default::default()
     };
