@@ -78,6 +78,7 @@ END {
   head("Resident memory while a container sleeps")
   row("pod rss-vmm", "VMM process outside guest RAM", "KiB", 4096)
   row("pod rss-cli", "podvmm itself", "KiB")
+  row("pod rss-warden", "warden", "KiB")
   row("pod rss-guest", "guest RAM", "KiB")
 
   head("Same kernel, trivial init, 1 vCPU, 256 MiB")
