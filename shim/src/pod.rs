@@ -43,6 +43,8 @@ pub struct Pod {
     pub over: Notify,
     vm: OnceLock<Arc<Vm>>,
     cgroup: OnceLock<Cgroup>,
+    /// How the sandbox ends, once somebody has asked for it.
+    sandbox_status: OnceLock<u32>,
     pause: OnceLock<Arc<Pause>>,
     /// Held while the VM starts.
     starting: tokio::sync::Mutex<()>,
@@ -78,6 +80,7 @@ impl Pod {
             over: Notify::new(),
             vm: OnceLock::new(),
             cgroup: OnceLock::new(),
+            sandbox_status: OnceLock::new(),
             pause: OnceLock::new(),
             starting: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(HashMap::new()),
@@ -103,7 +106,7 @@ impl Pod {
                 News::Guest(PodEvent::AgentGone) => {}
                 News::VmEnded(reason) => {
                     log::info!("the VM has ended: {reason}");
-                    self.all_ended(KILLED).await;
+                    self.all_ended().await;
                 }
             }
         }
@@ -282,12 +285,13 @@ impl Pod {
         .await;
     }
 
-    /// Ends the VM, and tells that all its processes have ended with `status`.
+    /// Ends the VM, and tells that the sandbox has ended with `status`; whatever else ran was killed.
     pub async fn stop(&self, status: u32) {
+        let _ = self.sandbox_status.set(status);
         if let Some(vm) = self.vm().cloned() {
             let _ = blocking(move || vm.stop()).await;
         }
-        self.all_ended(status).await;
+        self.all_ended().await;
     }
 
     /// Gives back what the pod had of the host. Nothing of it runs any more.
@@ -330,9 +334,14 @@ impl Pod {
         });
     }
 
-    async fn all_ended(&self, status: u32) {
+    async fn all_ended(&self) {
         let tasks: Vec<_> = self.tasks().values().cloned().collect();
+        let of_sandbox = self.sandbox_status.get().copied().unwrap_or(KILLED);
         for task in tasks {
+            let status = match task.kind {
+                Kind::Sandbox => of_sandbox,
+                Kind::Container { .. } => KILLED,
+            };
             for (exec, process) in task.processes() {
                 let at = SystemTime::now();
                 self.ended(&task, &exec, &process, Ended { status, at })
