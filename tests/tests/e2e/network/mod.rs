@@ -77,7 +77,7 @@ fn reaches_a_metadata_service_only_if_that_is_allowed() {
     let _server = world.serve(www.path());
     let script = format!(
         "wget -q -O - http://{OUT_V4}/
-         wget -q -T 20 -O - http://169.254.169.254/ 2>/dev/null || echo no metadata"
+         busybox timeout 15 wget -q -O - http://169.254.169.254/ 2>/dev/null || echo no metadata"
     );
     bench
         .sh_with([world.option()], &script)
