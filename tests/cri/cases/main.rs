@@ -3,7 +3,7 @@
 //! Like a test program of libtest: names are `handler::subject::case`, `--list` lists them, a word
 //! filters them. The environment chooses more coarsely:
 //!
-//! - `PODVMM_CRI_HANDLERS`: handlers to run the cases against (`runc`)
+//! - `PODVMM_CRI_HANDLERS`: handlers to run the cases against (`runc,podvmm`)
 //! - `PODVMM_CRI_SUBJECTS`: subjects, separated by spaces (all)
 //! - `PODVMM_CRI_IMAGES`: the archive of the tests' images (build/cri/images.tar)
 //! - `PODVMM_CRI_SHIMS`: where `containerd-shim-podvmm-v2` is (target/…/release)
@@ -114,7 +114,7 @@ impl Chosen {
 }
 
 fn choose() -> Result<Vec<Chosen>> {
-    let handlers = variable("PODVMM_CRI_HANDLERS").unwrap_or_else(|| "runc".to_owned());
+    let handlers = variable("PODVMM_CRI_HANDLERS").unwrap_or_else(|| "runc,podvmm".to_owned());
     let handlers = Handler::list(&handlers).context("PODVMM_CRI_HANDLERS")?;
     let subjects = variable("PODVMM_CRI_SUBJECTS");
     if let Some(unknown) = subjects
