@@ -227,10 +227,17 @@ impl VmmProcess {
                     let message = format!("--jail full: {gap}");
                     return Err(PodError::Vmm { message });
                 }
-                lock(&self.gaps).push(gap);
+                self.note_gaps(vec![gap]);
                 Ok(as_they_are())
             }
         }
+    }
+
+    fn note_gaps(&self, gaps: Vec<String>) {
+        for gap in &gaps {
+            log::warn!("the jail of the VMM process is incomplete: {gap}");
+        }
+        lock(&self.gaps).extend(gaps);
     }
 
     /// What of its jail is missing, as far as it has said, a sentence each.
@@ -315,7 +322,7 @@ impl VmmProcess {
         }
         match control::receive::<Report>(&self.control) {
             Ok(Some((Report::Running { gaps }, _))) => {
-                lock(&self.gaps).extend(gaps);
+                self.note_gaps(gaps);
                 Ok(())
             }
             Ok(Some((Report::Failed { file, message }, _))) => Err(self.refused(file, message)),

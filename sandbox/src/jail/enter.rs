@@ -30,6 +30,15 @@ pub enum JailError {
     /// `/proc` is not there.
     #[error("cannot open /proc/self/fd, through which files are opened")]
     ProcFds(#[source] io::Error),
+    /// A step that no host has a reason to refuse.
+    #[error("the VMM process cannot {step}")]
+    Step {
+        /// What it is to do.
+        step: &'static str,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// Something is missing and [`JailMode::Full`] was asked for.
     #[error("--jail full: {}", .0.join("; "))]
     Incomplete(Vec<String>),
@@ -102,17 +111,14 @@ pub fn enter(
         None => open_proc_fds().map_err(JailError::ProcFds)?,
     };
     if mode != JailMode::Off {
-        gaps.unless("limits", set_limits(placement.uid.is_some()));
+        set_limits(placement.uid.is_some()).map_err(failed("lower its limits"))?;
         if let Some(uid) = placement.uid {
             gaps.unless("it runs as root", identity::become_user(uid));
         }
-        gaps.unless(
-            "it keeps capabilities",
-            identity::drop_rights(placement.all_ids),
-        );
-        let sealed = rustix::thread::set_no_new_privs(true)
-            .and_then(|()| rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
-        gaps.unless("it can be dumped", sealed.map_err(io::Error::from));
+        identity::drop_rights(placement.all_ids).map_err(failed("give up its rights"))?;
+        rustix::thread::set_no_new_privs(true)
+            .and_then(|()| rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable))
+            .map_err(|errno| failed("seal itself")(errno.into()))?;
     }
     die_with(gate)?;
     if mode == JailMode::Full && !gaps.0.is_empty() {
@@ -124,6 +130,10 @@ pub fn enter(
         hides_ids: !placement.all_ids,
         gaps: gaps.0,
     })
+}
+
+fn failed(step: &'static str) -> impl FnOnce(io::Error) -> JailError {
+    move |source| JailError::Step { step, source }
 }
 
 /// What is missing.

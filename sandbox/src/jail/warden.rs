@@ -137,7 +137,14 @@ fn start(options: &WardenOptions) -> io::Result<Pid> {
             }
             Err(error) => match level.gap(&error) {
                 Some(gap) => gaps.push(gap),
-                None => return Err(error),
+                None => {
+                    return Err(match &options.cgroup {
+                        Some(path) => {
+                            io::Error::other(format!("in cgroup {}: {error}", path.display()))
+                        }
+                        None => error,
+                    });
+                }
             },
         }
     }

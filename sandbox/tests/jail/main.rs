@@ -133,10 +133,21 @@ fn the_filter_ends_whoever_tries_and_says_what() {
     }
 }
 
+/// Its flags are in memory, where no filter sees them.
+#[test]
+fn clone3_is_not_there() {
+    let outcome = Bed::new().attempt(&Try::new("fork-by-clone3").filtered_as("main"));
+    assert_eq!(outcome.refused(), Some(libc::ENOSYS), "{outcome:?}");
+}
+
 #[test]
 fn what_the_filter_alone_refuses_works_without_it() {
     let bed = Bed::new();
-    for name in ["map-memory-to-execute", "survive-the-warden"] {
+    for name in [
+        "map-memory-to-execute",
+        "survive-the-warden",
+        "fork-by-clone3",
+    ] {
         let outcome = bed.attempt(&Try::new(name));
         if !outcome.is_no_jail(None) {
             assert!(outcome.worked(), "{name}: {outcome:?}");

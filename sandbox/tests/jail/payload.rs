@@ -51,6 +51,7 @@ impl Try {
         }
     }
 
+    #[allow(dead_code, reason = "the benchmark is always the user that it is")]
     pub fn by(self, user: Option<u32>) -> Self {
         Self { user, ..self }
     }
@@ -103,6 +104,26 @@ impl Outcome {
             self.stderr.starts_with("podvmm-vmm: thread ") && self.stderr.contains(&said),
             "{call}: {self:?}"
         );
+    }
+}
+
+/// An attempt on its way.
+pub struct Running {
+    pub child: Child,
+    pub control: OwnedFd,
+}
+
+impl Running {
+    pub fn wait(mut self) -> Outcome {
+        let report = control::receive::<Value>(&self.control).unwrap();
+        let mut stderr = String::new();
+        let said = self.child.stderr.take();
+        said.unwrap().read_to_string(&mut stderr).unwrap();
+        Outcome {
+            report: report.map(|(report, _)| report),
+            status: self.child.wait().unwrap().code(),
+            stderr,
+        }
     }
 }
 
@@ -164,6 +185,11 @@ impl Bed {
     }
 
     pub fn attempt(&self, what: &Try) -> Outcome {
+        self.start(what).wait()
+    }
+
+    /// Starts an attempt, which goes on meanwhile.
+    pub fn start(&self, what: &Try) -> Running {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
@@ -180,21 +206,12 @@ impl Bed {
         if let Some(user) = what.user {
             command.uid(user).gid(user);
         }
-        let mut child = command.spawn().unwrap();
+        let child = command.spawn().unwrap();
         drop(command);
         self.order(what, &ours);
-        let report = control::receive::<Value>(&ours).unwrap();
-        let mut stderr = String::new();
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut stderr)
-            .unwrap();
-        Outcome {
-            report: report.map(|(report, _)| report),
-            status: child.wait().unwrap().code(),
-            stderr,
+        Running {
+            child,
+            control: ours,
         }
     }
 
