@@ -160,6 +160,11 @@ impl Agent {
         if let Some(answer) = self.jobs.on_exit(pid, &status) {
             return rpc::answer(self, answer);
         }
+        let Some(serial) = self.containers.serial_by_child(pid) else {
+            return;
+        };
+        // Before it is told that the container, or a process, has ended.
+        self.tell_oom_kills(serial);
         let Some((id, exec_id, container)) = self.containers.by_child(pid) else {
             return;
         };
@@ -173,7 +178,6 @@ impl Agent {
             self.poller.remove(&handshake);
         }
         let told = process.is_visible();
-        let serial = container.serial();
         let given_up = match exec_id {
             None => {
                 self.jobs.cancel(Subject::Limits(serial));
@@ -183,7 +187,6 @@ impl Agent {
         };
         let fate = container.on_exit(exec_id.as_ref(), &mut status, &mut answers);
         self.unwatch(given_up.as_ref());
-        self.tell_oom_kills(serial);
         if fate == Fate::Gone {
             self.forget(id.as_str());
         }

@@ -250,6 +250,11 @@ impl Container {
         [(None, &self.first)].into_iter().chain(further)
     }
 
+    /// How many further processes it has, with those that have exited.
+    pub(crate) fn further_len(&self) -> usize {
+        self.further.len()
+    }
+
     /// Further processes that have not been reaped.
     pub(crate) fn further_pids(&self) -> impl Iterator<Item = (Pid, &ExecId)> {
         self.further

@@ -11,6 +11,9 @@ use crate::rpc::Refusal;
 /// Most containers at a time; the host asks for a handful.
 const MAX_CONTAINERS: usize = 256;
 
+/// Most further processes of all containers: each may have a dozen descriptors.
+const MAX_FURTHER: usize = 2048;
+
 /// Containers by name.
 #[derive(Debug, Default)]
 pub(crate) struct Registry(BTreeMap<ContainerId, Container>);
@@ -78,6 +81,23 @@ impl Registry {
             let exec_id = exec_id.cloned();
             Some((id.clone(), exec_id, container))
         })
+    }
+
+    /// The serial number of that container.
+    pub(crate) fn serial_by_child(&mut self, child: Pid) -> Option<u64> {
+        self.by_child(child)
+            .map(|(_, _, container)| container.serial())
+    }
+
+    /// Whether the pod has room for another further process.
+    pub(crate) fn check_room_for_further(&self) -> Result<(), Refusal> {
+        let count: usize = self.0.values().map(Container::further_len).sum();
+        if count >= MAX_FURTHER {
+            return Err(Refusal::exhausted(format!(
+                "the pod has {MAX_FURTHER} further processes, with those that were not removed"
+            )));
+        }
+        Ok(())
     }
 
     /// Forgets a container that has been cleaned up.

@@ -1,8 +1,9 @@
 //! A further process of a container, from the fork until it executes its command.
 //!
 //! It is a fork of the agent in the pid namespace and the cgroup of a running container, so the container's
-//! processes can see it before it has become one of theirs. Whoever may trace the agent's copy would have
-//! the agent's power: [`crate::serve`] makes the agent undumpable, which its forks inherit and exec ends.
+//! processes can see it before it has become one of theirs. While it has the agent's capabilities they may
+//! not look into it; nor may they when it has shed them, because [`crate::serve`] makes the agent
+//! undumpable, which its forks inherit and exec ends.
 //! Nothing that it finds in the container is followed blindly.
 
 use std::os::fd::{AsFd, OwnedFd};

@@ -198,6 +198,7 @@ fn exec(
     request: &ExecProcessRequest,
 ) -> Reply<ExecProcessResponse> {
     let id = exec_id(&request.exec_id)?;
+    agent.containers.check_room_for_further()?;
     let serial = agent.next_id();
     let container = agent.containers.get(&request.container_id)?;
     let process = container.add(id, request, serial, reply)?;
