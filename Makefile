@@ -12,7 +12,7 @@ ONKVM  := tests/lab/on-kvm
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build lab-ready cri-ready run test cri lint audit bench lab clean
+.PHONY: help setup kernel agent guest build lab-ready cri-ready run test test-all cri lint audit bench lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ run: guest build lab-ready ## run a command in a pod of its own, and show that t
 
 test: guest build lab-ready cri-ready ## run all checks and tests; ends in a summary
 	@tests/tools/check all
+
+test-all: guest build lab-ready cri-ready ## the same with all CRI tests; half an hour more in the lab
+	@tests/tools/check lint audit unit e2e cri
 
 cri: guest build lab-ready cri-ready ## run the CRI tests: containerd, runc and podvmm
 	@tests/tools/check cri

@@ -23,9 +23,11 @@ pub(crate) enum Kind {
     ChannelSource,
     ChannelDestination,
     Lifeline,
+    FreezerEvents,
+    MemoryEvents,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     Kind::Children,
     Kind::ControlListener,
     Kind::StreamListener,
@@ -35,6 +37,8 @@ const KINDS: [Kind; 9] = [
     Kind::ChannelSource,
     Kind::ChannelDestination,
     Kind::Lifeline,
+    Kind::FreezerEvents,
+    Kind::MemoryEvents,
 ];
 
 /// Kind and number of a descriptor's owner. Numbers are never used twice, so an event that was taken from
@@ -62,6 +66,8 @@ pub(crate) enum Interest {
     Write,
     ReadWrite,
     Errors,
+    /// Of a file that the kernel writes, since it was last read.
+    Change,
 }
 
 impl Interest {
@@ -71,6 +77,7 @@ impl Interest {
             Self::Write => EventFlags::OUT,
             Self::ReadWrite => EventFlags::IN | EventFlags::OUT,
             Self::Errors => EventFlags::empty(),
+            Self::Change => EventFlags::PRI,
         }
     }
 }

@@ -14,7 +14,8 @@ use rustix::process::{Resource, Rlimit};
 use rustix::system::RebootCommand;
 
 use crate::kmsg::{self, Level};
-use crate::sys::{network, port, process};
+use crate::network;
+use crate::sys::{port, process};
 use crate::transport::Transport;
 use crate::{lifeline, serve};
 

@@ -10,10 +10,11 @@
 //!
 //! - [`guest`]: start and end of the guest.
 //! - `server`: the event loop, which is the agent's only thread, and who is alive.
+//!   `watch`: what cgroups tell.
 //! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
-//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `cpus`, `stats`: of
-//!   the guest and its containers. `lifeline`: events for the host.
+//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `network`: its
+//!   interfaces and routes. `cpus`, `stats`: of the guest and its containers. `lifeline`: events for the host.
 //! - `sys`: system calls that need `unsafe`.
 //!
 //! *First process*: the fork of the agent that becomes a container's command. *Further process*: one that
@@ -25,8 +26,10 @@ mod cpus;
 mod events;
 pub mod guest;
 mod init;
+mod job;
 mod kmsg;
 mod lifeline;
+mod network;
 mod opening;
 mod pod;
 mod rpc;
@@ -35,6 +38,7 @@ mod stats;
 mod stdio;
 mod sys;
 mod transport;
+mod watch;
 
 use std::io;
 

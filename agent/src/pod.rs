@@ -1,12 +1,13 @@
 //! What the host makes of the guest before containers come.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 
 use agent_protocol::proto::SetupPodRequest;
 use agent_protocol::{MAX_ENTROPY_LEN, SHARE_PATH};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
 use rustix::time::{ClockId, Timespec};
 
 use crate::container::sysctls;
@@ -15,6 +16,10 @@ use crate::sys::random;
 
 /// Longest name that the kernel takes (__NEW_UTS_LEN).
 const MAX_HOSTNAME_LEN: usize = 64;
+/// As it was mounted: a remount sets them all.
+const SHM_FLAGS: MountFlags = MountFlags::NODEV
+    .union(MountFlags::NOSUID)
+    .union(MountFlags::NOEXEC);
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Carries out SetupPod. All of the request is checked before anything is done.
@@ -47,6 +52,12 @@ pub(crate) fn set_up(request: &SetupPodRequest) -> Result<(), Refusal> {
     for (path, value) in sysctls {
         fs::write(format!("/proc/sys/{path}"), value)
             .map_err(|error| Refusal::internal(format!("sysctl {path}: {error}")))?;
+    }
+    if request.shm_size != 0 {
+        let size = CString::new(format!("size={}", request.shm_size)).unwrap_or_default();
+        rustix::mount::mount_remount("/dev/shm", SHM_FLAGS, size.as_c_str())
+            .map_err(io::Error::from)
+            .map_err(failed("shared memory"))?;
     }
     if !request.share_tag.is_empty() {
         mount_share(&request.share_tag, &request.share_options).map_err(failed("share"))?;

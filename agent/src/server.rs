@@ -16,6 +16,7 @@ use rustix::time::ClockId;
 
 use crate::container::{Fate, Registry};
 use crate::events::{Interest, Kind, Poller, Ready, Token};
+use crate::job::{Jobs, Subject};
 use crate::kmsg::{self, Level};
 use crate::lifeline;
 use crate::opening::Opening;
@@ -40,6 +41,7 @@ pub(crate) struct Agent {
     pub(crate) containers: Registry,
     pub(crate) pump: Pump,
     pub(crate) opening: HashMap<u64, Opening>,
+    pub(crate) jobs: Jobs,
     pub(crate) pod_is_set_up: bool,
     transport: Transport,
     children: OwnedFd,
@@ -86,6 +88,7 @@ impl Agent {
             containers: Registry::default(),
             pump: Pump::new(),
             opening: HashMap::new(),
+            jobs: Jobs::default(),
             pod_is_set_up: false,
             transport,
             children,
@@ -139,6 +142,8 @@ impl Agent {
                     .run(ready.id, ready.kind, ready.failed, &self.poller);
             }
             Kind::Lifeline => self.check_lifeline(),
+            Kind::FreezerEvents => self.on_freezer_event(ready.id),
+            Kind::MemoryEvents => self.tell_oom_kills(ready.id),
         }
     }
 
@@ -152,6 +157,9 @@ impl Agent {
     }
 
     fn on_exit(&mut self, pid: Pid, mut status: ExitStatus) {
+        if let Some(answer) = self.jobs.on_exit(pid, &status) {
+            return rpc::answer(self, answer);
+        }
         let Some((id, exec_id, container)) = self.containers.by_child(pid) else {
             return;
         };
@@ -165,9 +173,19 @@ impl Agent {
             self.poller.remove(&handshake);
         }
         let told = process.is_visible();
+        let serial = container.serial();
+        let given_up = match exec_id {
+            None => {
+                self.jobs.cancel(Subject::Limits(serial));
+                container.give_up_pause("the container ended", &mut answers)
+            }
+            Some(_) => None,
+        };
         let fate = container.on_exit(exec_id.as_ref(), &mut status, &mut answers);
+        self.unwatch(given_up.as_ref());
+        self.tell_oom_kills(serial);
         if fate == Fate::Gone {
-            self.containers.forget(id.as_str());
+            self.forget(id.as_str());
         }
         for answer in answers {
             rpc::answer(self, answer);
@@ -252,7 +270,14 @@ impl Agent {
         let alive = lifeline.discard_input() && lifeline.flush(&self.poller).is_ok();
         if !alive {
             self.drop_lifeline();
+        } else if !lifeline.is_congested() {
+            self.tell_all_oom_kills();
         }
+    }
+
+    /// Whether events that were sent have not left the guest yet.
+    pub(crate) fn is_lifeline_congested(&self) -> bool {
+        self.lifeline.as_ref().is_some_and(Connection::is_congested)
     }
 
     fn drop_lifeline(&mut self) {
@@ -262,7 +287,7 @@ impl Agent {
         }
     }
 
-    fn tell(&mut self, event: &AgentEvent) {
+    pub(crate) fn tell(&mut self, event: &AgentEvent) {
         let Some(lifeline) = &mut self.lifeline else {
             return;
         };

@@ -11,7 +11,7 @@ use agent_protocol::proto::{
 };
 
 use crate::container::{Cgroup, HIERARCHY};
-use crate::cpus;
+use crate::cpus::Cpus;
 
 /// Most devices that are told of.
 const MAX_IO_DEVICES: usize = 64;
@@ -64,7 +64,7 @@ fn guest() -> GuestStats {
         memory_total: meminfo_bytes(&meminfo, "MemTotal:"),
         memory_available: meminfo_bytes(&meminfo, "MemAvailable:"),
         load_hundredths: load_hundredths(&read("/proc/loadavg")),
-        online_cpus: cpus::online().map_or(0, |cpus| cpus.len() as u32),
+        online_cpus: Cpus::of_guest().online().unwrap_or(0),
         cpu: cpu_stat.map(|text| cpu(&text)).into(),
         ..Default::default()
     }

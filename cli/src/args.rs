@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use host_check::Purpose;
 use log::LevelFilter;
-use sandbox::User;
+use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
 /// Give every pod its own virtual machine.
@@ -28,6 +29,43 @@ pub struct Args {
 pub enum Command {
     /// Runs a command in a container inside its own virtual machine
     Run(Box<Run>),
+    /// Says whether this machine can run pods and, if not, exactly why and what to do
+    Check(Check),
+}
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  podvmm check                        what is wrong here, and what to do
+  podvmm check --for node --strict    fit for tenants who share nothing?
+  podvmm check --explain kvm.device   the long story of one check
+  podvmm check --json | jq '.checks[] | select(.status == \"fail\")'
+
+Nothing is changed, and no network is used. As root it sees more.
+
+Exit status: 0 ready, 1 not ready, 2 wrong usage or an internal error.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = CHECK_EXAMPLES)]
+pub struct Check {
+    /// Prints everything as JSON; docs/host-check.schema.json describes it
+    #[arg(long)]
+    pub json: bool,
+    /// Counts warnings as failures
+    #[arg(long)]
+    pub strict: bool,
+    /// Explains one check, and what it found here
+    #[arg(long, value_name = "ID", conflicts_with_all = ["json", "record"])]
+    pub explain: Option<String>,
+    /// What the machine is to be: cli, a machine where people run pods by hand; node, a node of
+    /// Kubernetes; build, a machine that builds and tests in pods
+    #[arg(long = "for", value_name = "PURPOSE", default_value = "cli")]
+    pub purpose: Purpose,
+    /// Writes what the checks saw to a new directory, to be sent to somebody who can help
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub record: Option<PathBuf>,
+    /// Checks a machine that was recorded, in place of this one
+    #[arg(long, value_name = "DIR", hide = true, conflicts_with = "record")]
+    pub recorded: Option<PathBuf>,
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -61,6 +99,14 @@ pub struct Run {
     /// Shares a host file or directory: SRC:DST, or SRC:DST:ro to refuse changes
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse)]
     pub volumes: Vec<Volume>,
+    /// The pod's network: none, or netns:PATH for what a network namespace has been given, such as
+    /// netns:/run/netns/NAME; needs root
+    #[arg(long, value_name = "none|netns:PATH", default_value = "none", value_parser = Net::parse)]
+    pub net: Net,
+    /// Lets the pod reach the metadata service of a cloud (169.254.169.254), which gives credentials of
+    /// this machine to whoever asks from it
+    #[arg(long)]
+    pub allow_metadata: bool,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<Variable>,
@@ -92,6 +138,15 @@ pub struct Run {
     /// Ends the pod after this time: 500ms, 30s, 5m, 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// How much of a jail the VMM process must have: auto (what the host allows), full or off
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub jail: JailMode,
+    /// What a system call does that the VMM process has no reason to make: enforce (it ends the pod), log or off
+    #[arg(long, value_name = "MODE", default_value = "enforce")]
+    pub seccomp: SeccompMode,
+    /// Starts the VMM process in this cgroup (v2), a directory below /sys/fs/cgroup
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
     /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
     /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
     #[arg(long, value_name = "DIR")]
@@ -127,6 +182,27 @@ impl Volume {
             destination,
             read_only,
         })
+    }
+}
+
+/// A pod's network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Net {
+    /// `lo` and nothing else.
+    None,
+    /// The interfaces of a network namespace.
+    Netns(PathBuf),
+}
+
+impl Net {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(Self::None),
+            Some(("netns", path)) if !path.is_empty() => Ok(Self::Netns(path.into())),
+            _ => Err(format!(
+                "`{text}` is no network; write none, or netns:PATH such as netns:/run/netns/NAME"
+            )),
+        }
     }
 }
 
@@ -217,6 +293,7 @@ mod tests {
         let all = ["podvmm", "run"].iter().chain(args);
         Args::try_parse_from(all).map(|args| match args.command {
             Command::Run(run) => *run,
+            Command::Check(_) => panic!("it is `run`"),
         })
     }
 
@@ -239,6 +316,9 @@ mod tests {
             (["--volume", "x"], "--volume"),
             (["--volume", "a:b"], "absolute"),
             (["--volume", "a:/b:rx"], "rx"),
+            (["--net", "host"], "--net"),
+            (["--net", "netns:"], "netns:PATH"),
+            (["--net", "netns"], "netns:PATH"),
             (["--env", "=x"], "--env"),
             (["--user", "root"], "--user"),
             (["--hostname", "a_b"], "--hostname"),
@@ -250,6 +330,31 @@ mod tests {
             let error = parse(&[args[0], args[1], "--rootfs", "/", "true"]).unwrap_err();
             assert!(error.to_string().contains(word), "{args:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_network_is_none_or_a_namespace() {
+        let net = |args: &[&str]| {
+            let all = [args, &["--rootfs", "/", "true"]].concat();
+            parse(&all).unwrap().net
+        };
+        assert_eq!(net(&[]), Net::None);
+        assert_eq!(net(&["--net", "none"]), Net::None);
+        let path = Net::Netns("/run/netns/a:b".into());
+        assert_eq!(net(&["--net", "netns:/run/netns/a:b"]), path);
+    }
+
+    #[test]
+    fn a_check_is_for_something_known() {
+        let parse = |purpose: &str| Args::try_parse_from(["podvmm", "check", "--for", purpose]);
+        for purpose in Purpose::ALL {
+            match parse(&purpose.to_string()).unwrap().command {
+                Command::Check(check) => assert_eq!(check.purpose, purpose),
+                Command::Run(_) => panic!("it is `check`"),
+            }
+        }
+        let error = parse("fun").unwrap_err().to_string();
+        assert!(error.contains("--for") && error.contains("node"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Give every pod its own virtual machine.
 
 mod args;
+mod check;
 mod pumps;
 mod run;
 mod signals;
@@ -8,7 +9,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::args::{Args, Command};
 
@@ -21,20 +22,32 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = error.print();
             // `--help` and `--version` are no failures.
-            return if error.use_stderr() {
-                OWN_FAILURE.into()
-            } else {
+            return if !error.use_stderr() {
                 ExitCode::SUCCESS
+            } else if is_check() {
+                check::WRONG.into()
+            } else {
+                OWN_FAILURE.into()
             };
         }
     };
     sandbox::logging::init("podvmm", args.log_level);
-    let Command::Run(run) = args.command;
-    match run::run(*run) {
+    let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match args.command {
+        Command::Run(run) => (run::run(*run), run::status_of),
+        Command::Check(check) => (check::check(&check), |_| check::WRONG),
+    };
+    match outcome {
         Ok(status) => status.into(),
         Err(error) => {
             eprintln!("podvmm: {error:#}");
-            run::status_of(&error).into()
+            status_of(&error).into()
         }
     }
+}
+
+/// Whether arguments that make no sense were meant for `check`, which has exit statuses of its own.
+fn is_check() -> bool {
+    let command = Args::command().ignore_errors(true);
+    let matches = command.try_get_matches();
+    matches.is_ok_and(|matches| matches.subcommand_name() == Some("check"))
 }

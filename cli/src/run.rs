@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use sandbox::oci::Mount;
 use sandbox::{
-    ContainerConfig, ContainerError, Pod, PodConfig, PodError, Share, StartFailure, Stdio,
+    ContainerConfig, ContainerError, Netns, Network, Pod, PodConfig, PodError, Share, StartFailure,
+    Stdio,
 };
 
-use crate::args::Run;
+use crate::args::{Net, Run};
 use crate::pumps::Pumps;
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
@@ -53,6 +54,9 @@ pub fn run(args: Run) -> anyhow::Result<u8> {
         started.elapsed(),
         pod.kernel_release()
     );
+    for gap in pod.jail_gaps() {
+        eprintln!("podvmm: warning: the jail of the VMM process is incomplete: {gap}");
+    }
     signals.pod_started(pod.killer()?);
     let outcome = run_container(&pod, &container, args.interactive, &signals);
     match outcome {
@@ -148,6 +152,14 @@ fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
     if let Some(root) = &args.root {
         config.root.clone_from(root);
     }
+    if let Net::Netns(path) = &args.net {
+        let mut network = Network::new(Netns::open(path)?);
+        network.allow_metadata = args.allow_metadata;
+        config.network = Some(network);
+    }
+    config.jail = args.jail;
+    config.seccomp = args.seccomp;
+    config.cgroup.clone_from(&args.cgroup);
     config.rootfs(&args.rootfs, args.rootfs_rw)?;
     for (index, volume) in args.volumes.iter().enumerate() {
         let name = volume_name(index);

@@ -10,7 +10,9 @@
 //! them; a save serialises them. There is no other way in or out, so a stopped device provably has
 //! nobody working on guest memory.
 
+use std::io;
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -22,6 +24,8 @@ use crate::queue::{ActiveQueue, QueueSize, SavedQueue};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum DeviceKind {
+    /// Network device, §5.1.
+    Net = 1,
     /// Entropy device, §5.4.
     Rng = 4,
     /// Socket device, §5.10.
@@ -55,6 +59,46 @@ pub struct Activation {
     pub interrupt: Arc<dyn Interrupt>,
     /// What the device gave when it was stopped, if it goes on from there.
     pub state: Option<DeviceState>,
+    /// What its workers are started by.
+    pub threads: Threads,
+}
+
+/// Starts the workers of devices.
+///
+/// An embedder that narrows what its threads may do gives a hook: it runs first thing in each worker,
+/// which inherits the rights of the thread that activates the device.
+#[derive(Clone, Default)]
+pub struct Threads(Option<ThreadHook>);
+
+/// Called in each new worker thread with the device that it works for.
+pub type ThreadHook = Arc<dyn Fn(DeviceKind) + Send + Sync>;
+
+impl Threads {
+    /// Workers that call `hook` first.
+    #[must_use]
+    pub fn with_hook(hook: ThreadHook) -> Self {
+        Self(Some(hook))
+    }
+
+    /// Starts a worker of a `kind` device.
+    ///
+    /// # Errors
+    /// When the system makes no thread.
+    pub fn start<T: Send + 'static>(
+        &self,
+        kind: DeviceKind,
+        name: impl Into<String>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<JoinHandle<T>> {
+        let hook = self.0.clone();
+        let thread = Builder::new().name(name.into()).stack_size(WORKER_STACK);
+        thread.spawn(move || {
+            if let Some(hook) = hook {
+                hook(kind);
+            }
+            work()
+        })
+    }
 }
 
 /// A device's own state as plain data, apart from its queues and its host resources.
@@ -127,4 +171,4 @@ pub trait ActiveDevice: Send {
 }
 
 /// Stack of a worker thread in bytes. Only what is touched becomes resident.
-pub const WORKER_STACK: usize = 256 * 1024;
+const WORKER_STACK: usize = 256 * 1024;

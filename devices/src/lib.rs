@@ -1,7 +1,7 @@
 //! Paravirtual devices: the I/O hot path between a guest's drivers and the host.
 //!
 //! ```text
-//!   guest driver ──registers──▶ transport::mmio ──activate──▶ device (vsock, fs, rng)
+//!   guest driver ──registers──▶ transport::mmio ──activate──▶ device (fs, net, rng, vsock)
 //!        │                            ▲                          │
 //!        │ descriptor chains          │ interrupt status         │ one worker per queue or device
 //!        ▼                            │                          ▼
@@ -16,7 +16,7 @@
 //! - [`device`]: the life of a device, in types: inactive → active → stopped.
 //! - [`queue`]: a validated virtqueue and the chains popped from it.
 //! - [`transport`]: virtio-mmio (virtio-v1.2 §4.2), the only place that knows registers.
-//! - [`fs`], [`rng`], [`vsock`]: the devices.
+//! - [`fs`], [`net`], [`rng`], [`vsock`]: the devices.
 //! - [`serial`]: an 8250 for early consoles, for debugging only.
 //! - `testkit` (feature `testkit`): a driver that speaks to a device as Linux would.
 //!
@@ -27,6 +27,7 @@
 
 pub mod device;
 pub mod fs;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod serial;
@@ -37,7 +38,7 @@ pub mod vsock;
 pub mod testkit;
 
 pub use device::{ActivateError, Activation, ActiveDevice, DeviceState, Interrupt, Stopped};
-pub use device::{DeviceKind, VirtioDevice};
+pub use device::{DeviceKind, ThreadHook, Threads, VirtioDevice};
 pub use queue::{ActiveQueue, Chain, QueueFault, QueueSize};
 
 /// Guest memory as all devices see it: cheap to share, never moved while a device is active.

@@ -6,13 +6,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use podvmm_devices::VirtioDevice;
+use podvmm_devices::net::spec::Header;
+use podvmm_devices::net::{Mtu, Net, NetConfig, RateLimit};
 use podvmm_devices::rng::Rng;
+use podvmm_devices::testkit::net::Host;
 use podvmm_devices::testkit::{Descriptor, Driver};
 use podvmm_devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use vm_memory::{Bytes, GuestAddress};
 
 #[derive(Arbitrary, Debug, Clone, Copy)]
 enum Kind {
+    Net,
     Rng,
     Vsock,
 }
@@ -20,6 +24,7 @@ enum Kind {
 impl Kind {
     fn device(self) -> Box<dyn VirtioDevice> {
         match self {
+            Self::Net => Box::new(net()),
             Self::Rng => Box::new(Rng),
             Self::Vsock => Box::new(vsock()),
         }
@@ -27,6 +32,7 @@ impl Kind {
 
     fn queues(self) -> u16 {
         match self {
+            Self::Net => 2,
             Self::Rng => 1,
             Self::Vsock => 3,
         }
@@ -166,6 +172,21 @@ fn run(kind: Kind, driver: &mut Driver, step: &Step) {
         }
         Step::Settle => (0..20).for_each(|_| std::thread::yield_now()),
     }
+}
+
+/// A device with frames to receive, whose network then goes away.
+fn net() -> Net {
+    let (host, backend) = Host::pair();
+    for len in [20, 1500, 40_000] {
+        host.try_send(&Header::default(), &vec![7; len]);
+    }
+    let config = NetConfig {
+        mac: "02:00:5e:00:53:01".parse().expect("an address"),
+        mtu: Mtu::ETHERNET,
+        rx_limit: RateLimit::default(),
+        tx_limit: RateLimit::default(),
+    };
+    Net::new(config, backend)
 }
 
 fn vsock() -> Vsock {

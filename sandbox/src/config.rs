@@ -1,5 +1,6 @@
 //! What a pod is made of.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,6 +13,8 @@ use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use crate::assets::GuestAssets;
 use crate::events::EventSink;
+use crate::jail::{JailMode, SeccompMode, Terms};
+use crate::net::Network;
 
 /// Name of the export that holds the root file system of a single-container pod.
 pub const ROOTFS: &str = "rootfs";
@@ -72,6 +75,11 @@ pub struct Share {
     pub is_dir: bool,
     /// Whether it stays as it is while the pod runs, so that the guest need not ask again.
     pub unchanging: bool,
+    /// Whether what is mounted below belongs to it. Without the privilege to leave mounts out they
+    /// are seen in any case.
+    pub submounts: bool,
+    /// Whether `file` is a mount that is attached nowhere and made for this share.
+    pub detached: bool,
 }
 
 impl Share {
@@ -126,22 +134,18 @@ impl Share {
             read_only,
             is_dir,
             unchanging: false,
+            submounts: true,
+            detached: false,
         })
     }
 
-    /// Leaves out what is mounted below: the host's `/proc`, `/sys` and `/dev` are no part of a
-    /// root file system. Without the privilege to do so the share stays as it is, and such a VMM
-    /// process may not read other processes there either.
-    fn without_submounts(mut self) -> Self {
-        use rustix::mount::{OpenTreeFlags, open_tree};
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        match open_tree(&self.file, c"", flags) {
-            Ok(file) => self.file = file,
-            Err(errno) => log::debug!("share {}: mounts below it are seen: {errno}", self.name),
+    /// What the VMM process may do with it.
+    pub(crate) fn terms(&self) -> Terms {
+        Terms {
+            read_only: self.read_only,
+            submounts: self.submounts,
+            detached: self.detached,
         }
-        self
     }
 }
 
@@ -158,12 +162,18 @@ pub struct PodConfig {
     pub memory: MemorySize,
     /// The guest's host name; empty for the pod's name.
     pub hostname: String,
+    /// Kernel parameters of the whole guest, such as `net.ipv4.ip_unprivileged_port_start`.
+    pub sysctls: BTreeMap<String, String>,
+    /// Bytes of the pod's shared memory, `/dev/shm`; half of the guest's memory if none is named.
+    pub shm_size: Option<u64>,
     /// Kernel and initramfs.
     pub assets: GuestAssets,
     /// Where the guest's console is copied to.
     pub console: Option<File>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<Share>,
+    /// The guest's network; without one it has `lo` alone.
+    pub network: Option<Network>,
     /// How long the guest may take until its agent says hello.
     pub boot_timeout: Duration,
     /// Readable when the start is to be given up.
@@ -172,6 +182,12 @@ pub struct PodConfig {
     pub log: Option<log::LevelFilter>,
     /// Who is told of what happens in the pod.
     pub events: Option<EventSink>,
+    /// How much of a jail the VMM process must have.
+    pub jail: JailMode,
+    /// What happens to a system call of the VMM process that it has no reason to make.
+    pub seccomp: SeccompMode,
+    /// Directory of the cgroup (v2) that the VMM process is started in; its own if none is named.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl PodConfig {
@@ -189,13 +205,19 @@ impl PodConfig {
             vcpus,
             memory,
             hostname: String::new(),
+            sysctls: BTreeMap::new(),
+            shm_size: None,
             assets: GuestAssets::default(),
             console: None,
             shares: Vec::new(),
+            network: None,
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,
             events: None,
+            jail: JailMode::default(),
+            seccomp: SeccompMode::default(),
+            cgroup: None,
         }
     }
 
@@ -215,7 +237,9 @@ impl PodConfig {
         }
         // A host's own root is alive: the guest has to ask whether files are still the same.
         share.unchanging = !writable && !is_host_root(&share.file);
-        self.shares.push(share.without_submounts());
+        // The host's `/proc`, `/sys` and `/dev` are no part of a root file system.
+        share.submounts = false;
+        self.shares.push(share);
         Ok(())
     }
 

@@ -11,12 +11,15 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use devices::net::NetConfig;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::jail::SeccompMode;
 
 /// Longest packet in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -36,8 +39,8 @@ pub struct LaunchShare {
 }
 
 /// What a VMM process is to run. Descriptors are attached in this order: `/dev/kvm`, kernel,
-/// initramfs, vsock listener, socket for [`Request`]s, console if `console`, then one for each
-/// share.
+/// initramfs, vsock listener, socket for [`Request`]s, root directory if `root`, console if
+/// `console`, one for each share, then a tap for each of `nets`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
@@ -47,16 +50,20 @@ pub struct Launch {
     pub memory: u64,
     /// Kernel command line, without what the VMM adds for its devices.
     pub cmdline: String,
+    /// What happens to a system call that is on no list.
+    pub seccomp: SeccompMode,
+    /// Whether a directory is attached that becomes the VMM's root.
+    pub root: bool,
     /// Whether a console file is attached.
     pub console: bool,
-    /// Unix socket path to which `_<port>` is added when the guest dials a port of the host.
+    /// Unix socket path, as it is without such a root, to which `_<port>` is added when the guest dials a port of the host.
     pub vsock_path: String,
     /// virtio-fs tag.
     pub share_tag: String,
     /// What the guest sees of the host.
     pub shares: Vec<LaunchShare>,
-    /// Directory to remove if the sandbox is gone when the VM stops.
-    pub runtime_dir: String,
+    /// Its network interfaces.
+    pub nets: Vec<NetConfig>,
 }
 
 /// What the VMM process says.
@@ -64,7 +71,10 @@ pub struct Launch {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Report {
     /// The VM was made and runs.
-    Running,
+    Running {
+        /// What of the VMM's jail is missing, a sentence each.
+        gaps: Vec<String>,
+    },
     /// The VM could not be made.
     Failed {
         /// Which of the given files is at fault, if one is.

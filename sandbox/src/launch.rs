@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use devices::net::{NetConfig, RateLimit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -17,6 +18,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::assets;
 use crate::config::{PodConfig, Share};
 use crate::control::{self, Answer, End, GuestFile, Launch, LaunchShare, Report, Request};
+use crate::jail::{JailMode, Terms, WardenOptions, confine};
+use crate::net::{Interface, PodNetwork};
 use crate::pod::PodError;
 use crate::rundir::RunDir;
 
@@ -25,6 +28,9 @@ pub const SHARE_TAG: &str = "podvmm";
 
 /// Kernel parameters that make the guest kernel of this project boot fast; see the file itself.
 const CMDLINE: &str = include_str!("../../guest-kernel-config/cmdline");
+
+/// What the process that was started is called; the VMM is its child.
+const WARDEN: &str = "podvmm-warden";
 
 /// Longest error output of a dead VMM that is repeated.
 const MAX_STDERR: u64 = 4096;
@@ -37,6 +43,9 @@ pub struct VmmProcess {
     /// Held from a request to its answer.
     requests: Mutex<OwnedFd>,
     life: Mutex<Life>,
+    jail: JailMode,
+    /// What of its jail is missing, a sentence each.
+    gaps: Mutex<Vec<String>>,
     kernel: PathBuf,
     initrd: PathBuf,
 }
@@ -50,6 +59,29 @@ struct Life {
     ended: Option<(End, String)>,
 }
 
+/// A descriptor that the VMM is given.
+enum Given<'a> {
+    /// Of a mount without surroundings.
+    Alone(OwnedFd),
+    /// As the sandbox has it.
+    AsItIs(BorrowedFd<'a>),
+}
+
+impl Given<'_> {
+    fn is_alone(&self) -> bool {
+        matches!(self, Self::Alone(_))
+    }
+}
+
+impl AsFd for Given<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Alone(fd) => fd.as_fd(),
+            Self::AsItIs(fd) => *fd,
+        }
+    }
+}
+
 /// Everything that is opened before the process starts.
 pub struct Resources {
     /// `/dev/kvm`.
@@ -60,6 +92,8 @@ pub struct Resources {
     pub initrd: (PathBuf, File),
     /// Where host programs reach the guest.
     pub vsock: UnixListener,
+    /// The pod's network, if it has one.
+    pub network: Option<PodNetwork>,
 }
 
 impl VmmProcess {
@@ -90,8 +124,15 @@ impl VmmProcess {
             let to_child = file.try_clone().map_err(start_error)?;
             (Some(file), to_child.into())
         };
+        let warden = WardenOptions {
+            mode: config.jail,
+            runtime_dir: dir.path().to_owned(),
+            cgroup: config.cgroup.clone(),
+        };
         let mut command = Command::new(&binary);
         command
+            .arg0(WARDEN)
+            .args(warden.to_args())
             .stdin(theirs)
             .stdout(Stdio::null())
             .stderr(to_child)
@@ -113,6 +154,8 @@ impl VmmProcess {
                 stderr,
                 ended: None,
             }),
+            jail: config.jail,
+            gaps: Mutex::default(),
             kernel: resources.kernel.0.clone(),
             initrd: resources.initrd.0.clone(),
         };
@@ -127,15 +170,33 @@ impl VmmProcess {
         resources: &Resources,
         their_requests: &OwnedFd,
     ) -> Result<(), PodError> {
+        let (interfaces, taps) = match &resources.network {
+            Some(network) => (&network.interfaces[..], &network.taps[..]),
+            None => (&[][..], &[][..]),
+        };
+        let root = dir.open_vmm_root();
+        let root = root.map_err(|source| PodError::StartVmm { source })?;
+        let sockets_only = Terms {
+            read_only: true,
+            ..Terms::default()
+        };
+        let mut files = vec![(root.as_fd(), sockets_only)];
+        files.extend(config.shares.iter().map(|s| (s.file.as_fd(), s.terms())));
+        let mut root = self.confine(&files)?;
+        let shares = root.split_off(1);
+        // Without a mount of its own it cannot become the root.
+        root.retain(Given::is_alone);
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
             cmdline: kernel_parameters(),
+            seccomp: config.seccomp,
+            root: !root.is_empty(),
             console: config.console.is_some(),
             vsock_path: dir.vsock().display().to_string(),
             share_tag: SHARE_TAG.to_owned(),
             shares: config.shares.iter().map(launch_share).collect(),
-            runtime_dir: dir.path().display().to_string(),
+            nets: interfaces.iter().map(net_config).collect(),
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
             resources.kvm.as_fd(),
@@ -144,9 +205,37 @@ impl VmmProcess {
             resources.vsock.as_fd(),
             their_requests.as_fd(),
         ];
+        fds.extend(root.iter().map(Given::as_fd));
         fds.extend(config.console.iter().map(AsFd::as_fd));
-        fds.extend(config.shares.iter().map(|share| share.file.as_fd()));
+        fds.extend(shares.iter().map(Given::as_fd));
+        fds.extend(taps.iter().map(AsFd::as_fd));
         control::send(&self.control, &launch, &fds).map_err(|source| PodError::StartVmm { source })
+    }
+
+    /// What the VMM is given for `files`: as they are, or without their surroundings.
+    fn confine<'a>(&self, files: &[(BorrowedFd<'a>, Terms)]) -> Result<Vec<Given<'a>>, PodError> {
+        let as_they_are = || files.iter().map(|(fd, _)| Given::AsItIs(*fd)).collect();
+        if self.jail == JailMode::Off {
+            return Ok(as_they_are());
+        }
+        match confine(files) {
+            Ok(confined) => Ok(confined.into_iter().map(Given::Alone).collect()),
+            Err(error) => {
+                let what = "what is beside and above a share can be reached from it";
+                let gap = format!("{what}: {error}");
+                if self.jail == JailMode::Full {
+                    let message = format!("--jail full: {gap}");
+                    return Err(PodError::Vmm { message });
+                }
+                lock(&self.gaps).push(gap);
+                Ok(as_they_are())
+            }
+        }
+    }
+
+    /// What of its jail is missing, as far as it has said, a sentence each.
+    pub fn gaps(&self) -> Vec<String> {
+        lock(&self.gaps).clone()
     }
 
     /// Readable when the process has something to say or is gone.
@@ -172,7 +261,7 @@ impl VmmProcess {
         }
     }
 
-    /// Its number among the host's processes.
+    /// Its warden's number among the host's processes, which lives as long as it.
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -183,7 +272,9 @@ impl VmmProcess {
     /// [`PodError::ChangeShare`].
     pub fn add_share(&self, share: &Share) -> Result<(), PodError> {
         let request = Request::AddShare(launch_share(share));
-        self.request(&share.name, &request, &[share.file.as_fd()])
+        let given = self.confine(&[(share.file.as_fd(), share.terms())])?;
+        let fds: Vec<_> = given.iter().map(Given::as_fd).collect();
+        self.request(&share.name, &request, &fds)
     }
 
     /// Takes a share away; what the guest still holds of it answers `ESTALE`.
@@ -223,7 +314,10 @@ impl VmmProcess {
             return Err(PodError::Ended { end, console });
         }
         match control::receive::<Report>(&self.control) {
-            Ok(Some((Report::Running, _))) => Ok(()),
+            Ok(Some((Report::Running { gaps }, _))) => {
+                lock(&self.gaps).extend(gaps);
+                Ok(())
+            }
             Ok(Some((Report::Failed { file, message }, _))) => Err(self.refused(file, message)),
             Ok(Some((Report::Stopped { end, console }, _))) => {
                 life.ended = Some((end.clone(), console.clone()));
@@ -303,6 +397,15 @@ fn launch_share(share: &Share) -> LaunchShare {
         name: share.name.clone(),
         read_only: share.read_only,
         unchanging: share.unchanging,
+    }
+}
+
+fn net_config(interface: &Interface) -> NetConfig {
+    NetConfig {
+        mac: interface.mac,
+        mtu: interface.mtu,
+        rx_limit: RateLimit::default(),
+        tx_limit: RateLimit::default(),
     }
 }
 

@@ -16,13 +16,15 @@
 //! - [`assets`]: where guest kernel, initramfs and VMM binary are found.
 //! - [`rundir`]: the pod's directory on the host, and who owns it.
 //! - [`control`]: the messages between sandbox and VMM process.
+//! - [`jail`]: what the VMM process can reach and do.
 //! - [`pod`], [`container`]: their lives.
 //! - [`events`]: what happens in a pod without being asked for.
+//! - [`net`]: a network namespace that becomes the guest's network.
 //! - [`oci`]: the OCI configuration of a container.
 //! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
 //! - [`sizing`]: how large a pod's VM is.
 //! - [`logging`]: the log of both processes.
-//! - [`kvm`]: opening `/dev/kvm`, and why it could not be.
+//! - [`kvm`]: opening `/dev/kvm`, and why it could not be: the checks of `host-check`.
 //!
 //! # Example
 //! ```no_run
@@ -45,10 +47,12 @@ pub mod container;
 pub mod control;
 pub mod events;
 mod guest;
+pub mod jail;
 pub mod kvm;
 mod launch;
 mod lifeline;
 pub mod logging;
+pub mod net;
 pub mod oci;
 pub mod pod;
 pub mod rundir;
@@ -60,5 +64,7 @@ pub use container::{
     ContainerError, ContainerHandle, ContainerRequest, Exit, Process, ProcessHandle, StartFailure,
 };
 pub use events::{EventSink, PodEvent};
+pub use jail::{JailMode, SeccompMode};
+pub use net::{NetError, Netns, Network, PodNetwork};
 pub use oci::{Changes, ContainerConfig, Rootfs, Stdio, User};
 pub use pod::{Pod, PodError, PodKiller};

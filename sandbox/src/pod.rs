@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::VersionMismatch;
@@ -23,6 +24,7 @@ use crate::guest::{Guest, call_context};
 use crate::kvm::{self, KvmError};
 use crate::launch::{Resources, SHARE_TAG, VmmProcess};
 use crate::lifeline::{Awaiting, LastWords};
+use crate::net::{NetError, PodNetwork};
 use crate::oci::ContainerConfig;
 use crate::rundir::{RunDir, RunDirError};
 
@@ -67,6 +69,9 @@ pub enum PodError {
     /// A host path could not be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The network could not be had.
+    #[error(transparent)]
+    Network(#[from] NetError),
     /// The runtime directory could not be had.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
@@ -181,12 +186,13 @@ fn tail(console: &str) -> String {
 
 /// A running pod, to be used from any number of threads. Dropping it ends the VM at once.
 pub struct Pod {
-    // Order matters: the agent's connection goes before the VM, the VM before the directory.
+    // Order matters: the agent's connection goes before the VM, the VM before network and directory.
     guest: Guest,
     vmm: VmmProcess,
     last_words: LastWords,
     kernel_release: String,
     writable_share: AtomicBool,
+    network: Mutex<Option<PodNetwork>>,
     /// Held for its lock, and removed with the pod.
     _dir: RunDir,
 }
@@ -204,25 +210,35 @@ impl Pod {
         let kvm = kvm::open()?;
         let vsock = UnixListener::bind(dir.vsock()).map_err(PodError::Connect)?;
         let awaiting = Awaiting::listen(&dir.vsock()).map_err(PodError::Connect)?;
-        let resources = Resources {
+        let network = config.network.take().map(PodNetwork::join).transpose()?;
+        let mut resources = Resources {
             kvm,
             kernel,
             initrd,
             vsock,
+            network,
         };
         let vmm = VmmProcess::start(&config, &dir, &resources)?;
-        let (hello, last_words) = awaiting.hello(
-            &vmm,
-            config.boot_timeout,
-            config.cancel.as_ref().map(AsFd::as_fd),
-            config.events.take().unwrap_or_else(EventSink::none),
-        )?;
+        let mut network = resources.network.take();
+        if let Some(network) = &mut network {
+            // They are the VMM's alone, and gone with it.
+            network.taps.clear();
+        }
+        let (hello, last_words) = awaiting
+            .hello(
+                &vmm,
+                config.boot_timeout,
+                config.cancel.as_ref().map(AsFd::as_fd),
+                config.events.take().unwrap_or_else(EventSink::none),
+            )
+            .map_err(kvm::or_of_the_host)?;
         let pod = Self {
             guest: Guest::dial(dir.vsock())?,
             vmm,
             last_words,
             kernel_release: hello.kernel_release,
             writable_share: AtomicBool::new(config.has_writable_share()),
+            network: Mutex::new(network),
             _dir: dir,
         };
         pod.set_up(&config)?;
@@ -252,6 +268,8 @@ impl Pod {
         let setup = SetupPodRequest {
             hostname,
             share_tag: SHARE_TAG.to_owned(),
+            sysctls: config.sysctls.clone().into_iter().collect(),
+            shm_size: config.shm_size.unwrap_or(0),
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
             ..Default::default()
         };
@@ -262,13 +280,32 @@ impl Pod {
                 call: "SetupPod",
                 source,
             })?;
+        if let Some(network) = &*self.network() {
+            self.guest
+                .agent
+                .setup_network(call_context(), &network.request())
+                .map_err(|source| PodError::Call {
+                    call: "SetupNetwork",
+                    source,
+                })?;
+        }
         Ok(())
+    }
+
+    fn network(&self) -> MutexGuard<'_, Option<PodNetwork>> {
+        self.network.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `uname -r` of the guest.
     #[must_use]
     pub fn kernel_release(&self) -> &str {
         &self.kernel_release
+    }
+
+    /// What of the VMM's jail is missing on this host, a sentence each.
+    #[must_use]
+    pub fn jail_gaps(&self) -> Vec<String> {
+        self.vmm.gaps()
     }
 
     /// The agent, for calls that have no method here.
@@ -365,7 +402,7 @@ impl Pod {
         self.vmm.remove_share(name)
     }
 
-    /// The VMM process's number among the host's processes.
+    /// The number among the host's processes of the VMM's warden, which lives as long as the VMM.
     #[must_use]
     pub fn vmm_pid(&self) -> u32 {
         self.vmm.pid()
@@ -399,7 +436,9 @@ impl Pod {
                 self.vmm.is_reporting_within(POWER_OFF_PATIENCE);
             }
         }
-        Ok(self.vmm.stop())
+        let end = self.vmm.stop();
+        drop(self.network().take());
+        Ok(end)
     }
 }
 

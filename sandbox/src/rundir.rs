@@ -2,13 +2,17 @@
 //!
 //! The directory is `<root>/<name>`. Its owner holds a lock on the file `lock` in it for as long as
 //! it lives; a directory whose lock is free was left by somebody who is gone, and is taken over.
+//!
+//! What is in its subdirectory `vm` is all of the host's tree that a jailed VMM process sees, as its
+//! root directory, and nothing but sockets belongs there.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use thiserror::Error;
 
 /// Longest name of a pod: as long as container engines let one be.
@@ -17,7 +21,11 @@ pub const MAX_NAME: usize = 76;
 /// Longest path of a Unix socket (`sun_path` without its terminator).
 const MAX_SOCKET_PATH: usize = 107;
 /// The longest name of a socket in a pod's directory.
-const LONGEST_SOCKET: &str = "vsock_4294967295";
+const LONGEST_SOCKET: &str = "vm/sock_4294967295";
+/// The subdirectory that the VMM process sees.
+const VMM_ROOT: &str = "vm";
+/// The Unix socket in there.
+const VSOCK: &str = "sock";
 
 /// Why a pod could not have its directory.
 #[derive(Debug, Error)]
@@ -49,6 +57,12 @@ pub enum RunDirError {
         #[source]
         source: io::Error,
     },
+}
+
+/// The socket of [`RunDir::vsock`] as a process sees it whose root is [`RunDir::vmm_root`].
+#[must_use]
+pub fn vsock_inside() -> PathBuf {
+    Path::new("/").join(VSOCK)
 }
 
 /// A pod's directory, owned by this process and removed when dropped.
@@ -100,6 +114,10 @@ impl RunDir {
                 continue;
             }
             remove_contents(&path).map_err(failed("clean", &path))?;
+            let vmm_root = path.join(VMM_ROOT);
+            builder
+                .create(&vmm_root)
+                .map_err(failed("create", &vmm_root))?;
             return Ok(Self { path, _lock: lock });
         }
     }
@@ -113,7 +131,22 @@ impl RunDir {
     /// The Unix socket that leads to the guest's vsock ports.
     #[must_use]
     pub fn vsock(&self) -> PathBuf {
-        self.path.join("vsock")
+        self.vmm_root().join(VSOCK)
+    }
+
+    /// What the VMM process sees as its root directory.
+    #[must_use]
+    pub fn vmm_root(&self) -> PathBuf {
+        self.path.join(VMM_ROOT)
+    }
+
+    /// That directory itself.
+    ///
+    /// # Errors
+    /// When it is gone, or is a link by now.
+    pub fn open_vmm_root(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(self.vmm_root(), flags, Mode::empty())?)
     }
 }
 
@@ -220,7 +253,8 @@ mod tests {
     fn what_a_dead_owner_left_is_cleaned() {
         let root = root("stale");
         fs::create_dir_all(root.join("web/deep")).unwrap();
-        fs::write(root.join("web/vsock"), "").unwrap();
+        fs::create_dir_all(root.join("web/vm")).unwrap();
+        fs::write(root.join("web/vm/sock"), "").unwrap();
         fs::write(root.join("web/lock"), "").unwrap();
         let taken = RunDir::create(&root, "web").unwrap();
         assert!(!taken.vsock().exists() && !root.join("web/deep").exists());

@@ -82,6 +82,15 @@ pub fn is_pod_shm(bundle: &Bundle, source: &Path) -> bool {
         && sandbox.is_some_and(|id| parent.is_some_and(|parent| parent == id))
 }
 
+/// Bytes of the shared memory that the CRI plugin keeps on the host for the pod, if it does.
+pub fn shm_size(bundle: &Bundle) -> Option<u64> {
+    let source = bundle
+        .bind_sources()
+        .find(|path| is_pod_shm(bundle, path))?;
+    let stat = rustix::fs::statvfs(source).ok()?;
+    Some(stat.f_blocks.saturating_mul(stat.f_frsize)).filter(|size| *size > 0)
+}
+
 /// Directory of the runtime directories of `namespace`.
 pub fn root(namespace: &str) -> PathBuf {
     Path::new(ROOT).join(namespace)

@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
 use sandbox::bundle::{Bundle, process_for_guest};
-use sandbox::{EventSink, Exit, Pod as Vm, PodConfig, PodEvent, sizing};
+use sandbox::{EventSink, Exit, Netns, Network, Pod as Vm, PodConfig, PodEvent, sizing};
 use tokio::sync::{Notify, mpsc};
 
 use crate::args::Args;
@@ -43,6 +43,8 @@ pub struct Pod {
     pub over: Notify,
     vm: OnceLock<Arc<Vm>>,
     cgroup: OnceLock<Cgroup>,
+    /// How the sandbox ends, once somebody has asked for it.
+    sandbox_status: OnceLock<u32>,
     pause: OnceLock<Arc<Pause>>,
     /// Held while the VM starts.
     starting: tokio::sync::Mutex<()>,
@@ -78,6 +80,7 @@ impl Pod {
             over: Notify::new(),
             vm: OnceLock::new(),
             cgroup: OnceLock::new(),
+            sandbox_status: OnceLock::new(),
             pause: OnceLock::new(),
             starting: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(HashMap::new()),
@@ -103,7 +106,7 @@ impl Pod {
                 News::Guest(PodEvent::AgentGone) => {}
                 News::VmEnded(reason) => {
                     log::info!("the VM has ended: {reason}");
-                    self.all_ended(KILLED).await;
+                    self.all_ended().await;
                 }
             }
         }
@@ -194,6 +197,16 @@ impl Pod {
         config.vcpus = size.vcpus;
         config.memory = size.memory;
         config.hostname = bundle.hostname().unwrap_or_default().to_owned();
+        if let Some(path) = bundle.network_namespace() {
+            let mut network = Network::new(Netns::open(path)?);
+            // What a pod may reach is for the cluster's network policies to say, as for other runtimes.
+            network.allow_metadata = true;
+            config.network = Some(network);
+        }
+        if *role == Role::Sandbox {
+            config.sysctls = bundle.sysctls();
+            config.shm_size = bundle::shm_size(bundle);
+        }
         config.boot_timeout = BOOT_TIMEOUT;
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();
@@ -272,12 +285,13 @@ impl Pod {
         .await;
     }
 
-    /// Ends the VM, and tells that all its processes have ended with `status`.
+    /// Ends the VM, and tells that the sandbox has ended with `status`; whatever else ran was killed.
     pub async fn stop(&self, status: u32) {
+        let _ = self.sandbox_status.set(status);
         if let Some(vm) = self.vm().cloned() {
             let _ = blocking(move || vm.stop()).await;
         }
-        self.all_ended(status).await;
+        self.all_ended().await;
     }
 
     /// Gives back what the pod had of the host. Nothing of it runs any more.
@@ -298,8 +312,8 @@ impl Pod {
             status: exit.code.into(),
             at: SystemTime::now(),
         };
-        if exit.oom_killed && exec.is_empty() {
-            log::info!("container {container} was out of memory");
+        if exit.oom_killed {
+            self.oom_killed(container);
         }
         self.ended(&task, exec, &process, ended).await;
     }
@@ -320,9 +334,14 @@ impl Pod {
         });
     }
 
-    async fn all_ended(&self, status: u32) {
+    async fn all_ended(&self) {
         let tasks: Vec<_> = self.tasks().values().cloned().collect();
+        let of_sandbox = self.sandbox_status.get().copied().unwrap_or(KILLED);
         for task in tasks {
+            let status = match task.kind {
+                Kind::Sandbox => of_sandbox,
+                Kind::Container { .. } => KILLED,
+            };
             for (exec, process) in task.processes() {
                 let at = SystemTime::now();
                 self.ended(&task, &exec, &process, Ended { status, at })

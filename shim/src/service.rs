@@ -234,14 +234,21 @@ impl TaskService for Service {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
-        self.task(&request.id)?;
-        // The processes of a guest are not the host's; on the host there is the VM.
-        let process = ProcessInfo {
-            pid: self.pod.pid(),
+        let task = self.task(&request.id)?;
+        let info = |pid| ProcessInfo {
+            pid,
             ..Default::default()
         };
+        let processes = match task.container().cloned() {
+            // By their numbers in the guest: on the host they have none.
+            Some(container) if matches!(task.init.stage(), Stage::Running) => {
+                let all = ask(move || container.processes()).await?;
+                all.iter().map(|process| info(process.pid)).collect()
+            }
+            _ => vec![info(self.pod.pid())],
+        };
         Ok(PidsResponse {
-            processes: vec![process],
+            processes,
             ..Default::default()
         })
     }

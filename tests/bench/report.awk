@@ -78,6 +78,7 @@ END {
   head("Resident memory while a container sleeps")
   row("pod rss-vmm", "VMM process outside guest RAM", "KiB", 4096)
   row("pod rss-cli", "podvmm itself", "KiB")
+  row("pod rss-warden", "warden", "KiB")
   row("pod rss-guest", "guest RAM", "KiB")
 
   head("Same kernel, trivial init, 1 vCPU, 256 MiB")
@@ -91,6 +92,7 @@ END {
 
   vsock = devices("vsock", "virtio-vsock, driver kit on this machine")
   fs = devices("fs", "virtio-fs, driver kit on this machine")
-  printf "{\n  \"figures\": [\n%s\n  ],\n  \"vsock\": %s,\n  \"fs\": %s\n}\n", objects, vsock, fs > json
+  net = devices("net", "virtio-net, driver kit on this machine")
+  printf "{\n  \"figures\": [\n%s\n  ],\n  \"vsock\": %s,\n  \"fs\": %s,\n  \"net\": %s\n}\n", objects, vsock, fs, net > json
   print "\nwritten: " json
 }

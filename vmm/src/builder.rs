@@ -5,6 +5,7 @@ use std::fs::File;
 use devices::VirtioDevice;
 use thiserror::Error;
 
+use crate::events::ThreadHook;
 use crate::machine::{BuildError, Vm};
 
 /// A value that no machine can have.
@@ -99,6 +100,7 @@ pub struct VmBuilder {
     pub(crate) cmdline: String,
     pub(crate) console: Option<File>,
     pub(crate) devices: Vec<Box<dyn VirtioDevice>>,
+    pub(crate) on_thread_start: Option<ThreadHook>,
 }
 
 impl VmBuilder {
@@ -114,6 +116,7 @@ impl VmBuilder {
             cmdline: String::new(),
             console: None,
             devices: Vec::new(),
+            on_thread_start: None,
         }
     }
 
@@ -164,6 +167,14 @@ impl VmBuilder {
     #[must_use]
     pub fn device(mut self, device: Box<dyn VirtioDevice>) -> Self {
         self.devices.push(device);
+        self
+    }
+
+    /// Calls `hook` first thing in each thread that the machine starts: vCPUs and device workers. All
+    /// of them are started by the thread that calls [`Vm::run`], and inherit its rights.
+    #[must_use]
+    pub fn on_thread_start(mut self, hook: ThreadHook) -> Self {
+        self.on_thread_start = Some(hook);
         self
     }
 

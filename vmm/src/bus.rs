@@ -60,6 +60,13 @@ impl Bus {
         }
     }
 
+    /// Whether a write starts or stops workers of a device.
+    #[must_use]
+    pub fn moves_device(&self, addr: u64, data: &[u8]) -> bool {
+        self.window(addr)
+            .is_some_and(|(_, offset)| MmioTransport::moves_device(offset, data))
+    }
+
     /// Serves a read of a port.
     pub fn read_port(&self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
@@ -95,11 +102,16 @@ impl Bus {
     }
 
     fn transport(&self, addr: u64) -> Option<(MutexGuard<'_, MmioTransport>, u64)> {
+        let (transport, offset) = self.window(addr)?;
+        Some((lock(transport), offset))
+    }
+
+    fn window(&self, addr: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
         let at = addr.checked_sub(DEVICES_START)?;
         let transport = self
             .transports
             .get(usize::try_from(at / WINDOW_SIZE).ok()?)?;
-        Some((lock(transport), at % WINDOW_SIZE))
+        Some((transport, at % WINDOW_SIZE))
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!   VmBuilder ──build()──▶ Vm ──run()──▶ Stop { reason, console }
 //!     │ memory, kernel, devices │
-//!     │                         ├─ vCPU threads: KVM_RUN, exits → bus → devices
+//!     │                         ├─ vCPU threads: KVM_RUN, exits → bus → registers
+//!     │                         ├─ the caller's: starts and stops devices
 //!     │                         └─ device workers: woken by ioeventfd, answer by irqfd
 //!     └─ VmHandle (any thread): stop
 //! ```
@@ -17,6 +18,7 @@
 //! - [`boot`]: kernel, initramfs, boot parameters, CPU tables, registers.
 //! - [`vcpu`]: one virtual CPU: its thread, its exits, its state as plain data.
 //! - [`bus`]: which device an exit is for.
+//! - [`events`]: what the thread that runs the machine is told by the others.
 //! - [`machine`]: life of a machine from start to [`Stop`].
 //!
 //! # Vocabulary
@@ -27,10 +29,12 @@
 pub mod boot;
 pub mod builder;
 pub mod bus;
+pub mod events;
 pub mod machine;
 pub mod memory;
 pub mod probe;
 pub mod vcpu;
 
 pub use builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
+pub use events::{ThreadHook, ThreadKind};
 pub use machine::{BuildError, Stop, StopReason, Vm, VmHandle};

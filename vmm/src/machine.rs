@@ -6,12 +6,11 @@
 use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 
-use devices::VirtioDevice;
 use devices::serial::{Console, ConsoleTail};
 use devices::transport::mmio::WINDOW_SIZE;
 use devices::transport::{MmioTransport, RegisterPages, TransportError};
+use devices::{Threads, VirtioDevice};
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
@@ -21,6 +20,7 @@ use crate::boot;
 use crate::boot::layout;
 use crate::builder::{ConfigError, VmBuilder};
 use crate::bus::{Bus, Request};
+use crate::events::{EventSender, Events, ThreadHook, device_threads, events};
 use crate::memory::{DEVICES_START, GuestMemory, MemoryError};
 use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread, prepare_kicks};
 
@@ -121,9 +121,10 @@ pub struct Vm {
     vcpus: Vec<VcpuFd>,
     bus: Arc<Bus>,
     tail: ConsoleTail,
-    events: (Sender<VcpuEnd>, Receiver<VcpuEnd>),
+    events: (EventSender, Events),
     memory: GuestMemory,
     registers: Option<Registers>,
+    on_thread_start: Option<ThreadHook>,
 }
 
 /// Registers that the guest reads without an exit.
@@ -136,13 +137,13 @@ struct Registers {
 /// Stops a machine from any thread.
 #[derive(Clone)]
 pub struct VmHandle {
-    events: Sender<VcpuEnd>,
+    events: EventSender,
 }
 
 impl VmHandle {
     /// Stops the machine at once, as pulling the plug would. Does nothing once it has stopped.
     pub fn stop(&self) {
-        let _ = self.events.send(VcpuEnd::Stopped);
+        self.events.end(VcpuEnd::Stopped);
     }
 }
 
@@ -171,7 +172,8 @@ impl Vm {
         let cmdline = full_cmdline(&parts)?;
         let devices = std::mem::take(&mut parts.devices);
         let registers = Registers::new(&kvm, devices.len())?;
-        let transports = make_transports(&vm, &memory, devices, registers.as_ref())?;
+        let threads = device_threads(parts.on_thread_start.clone());
+        let transports = make_transports(&vm, &memory, devices, registers.as_ref(), &threads)?;
         if let Some(registers) = &registers {
             registers.map(&vm, memory.slots().count())?;
         }
@@ -192,9 +194,10 @@ impl Vm {
             vcpus,
             bus,
             tail,
-            events: channel(),
+            events: events(),
             memory,
             registers,
+            on_thread_start: parts.on_thread_start,
         })
     }
 
@@ -216,24 +219,26 @@ impl Vm {
             vcpus,
             bus,
             tail,
-            events: (sender, receiver),
+            events: (sender, events),
             memory,
             registers,
+            on_thread_start,
         } = self;
         prepare_kicks().map_err(std::io::Error::from)?;
         let mut threads = Vec::with_capacity(vcpus.len());
         for (index, vcpu) in (0u8..).zip(vcpus) {
-            let sender = sender.clone();
-            let ended = move |end| drop(sender.send(end));
-            match VcpuThread::start(index, vcpu, Arc::clone(&bus), ended) {
+            let (bus, hook) = (Arc::clone(&bus), on_thread_start.clone());
+            match VcpuThread::start(index, vcpu, bus, sender.clone(), hook) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
+                    // A vCPU must not wait for an answer that nobody will give.
+                    drop(events);
                     threads.into_iter().for_each(VcpuThread::stop);
                     return Err(error);
                 }
             }
         }
-        let end = receiver.recv().unwrap_or(VcpuEnd::Stopped);
+        let end = events.serve(&bus);
         threads.into_iter().for_each(VcpuThread::stop);
         bus.pause();
         let console = tail.text();
@@ -280,6 +285,7 @@ fn make_transports(
     memory: &GuestMemory,
     devices: Vec<Box<dyn VirtioDevice>>,
     registers: Option<&Registers>,
+    threads: &Threads,
 ) -> Result<Vec<MmioTransport>, BuildError> {
     if devices.len() > LINES.len() {
         return Err(BuildError::TooManyDevices(devices.len()));
@@ -291,6 +297,7 @@ fn make_transports(
         vm.register_irqfd(&irq, line)
             .map_err(kvm_error("KVM_IRQFD"))?;
         let mut transport = MmioTransport::new(device, memory.share(), irq)?;
+        transport.start_workers_by(threads.clone());
         let window = DEVICES_START + WINDOW_SIZE * slot as u64;
         let doorbell = IoEventAddress::Mmio(window + MmioTransport::QUEUE_NOTIFY_OFFSET);
         for (queue, kick) in (0u32..).zip(transport.kicks()) {

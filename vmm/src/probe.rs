@@ -216,15 +216,15 @@ fn work(stop: &AtomicBool) -> Result<Speed, ProbeError> {
         cpl0_mips: 0.0,
         cpl3_mips: 0.0,
     };
-    // A bad verdict is asked for twice: it may be the doing of whatever else runs on this machine.
-    for _ in 0..2 {
-        let (kernel, user) = (guest.run(0, stop)?, guest.run(3, stop)?);
-        speed.exit = speed.exit.min(kernel.exit).min(user.exit);
-        speed.cpl0_mips = speed.cpl0_mips.max(kernel.mips);
-        speed.cpl3_mips = speed.cpl3_mips.max(user.mips);
-        if speed.verdict().is_ok() {
-            break;
-        }
+    let (kernel, user) = (guest.run(0, stop)?, guest.run(3, stop)?);
+    speed.exit = kernel.exit.min(user.exit);
+    speed.cpl0_mips = kernel.mips;
+    speed.cpl3_mips = user.mips;
+    if speed.verdict().is_err() {
+        // It may be the doing of whatever else runs on this machine: kernel mode gets another try.
+        let again = guest.run(0, stop)?;
+        speed.exit = speed.exit.min(again.exit);
+        speed.cpl0_mips = speed.cpl0_mips.max(again.mips);
     }
     Ok(speed)
 }

@@ -11,14 +11,16 @@ use agent_protocol::names::ContainerId;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
+use super::EventFile;
 use crate::sys::process;
 
 /// Where the guest has its cgroups.
 pub(crate) const HIERARCHY: &str = "/sys/fs/cgroup";
 /// Parent of the containers' ones.
 const PARENT: &str = "podvmm";
-/// How deep a container may nest its own cgroups and still have all its processes signalled.
+/// How deep a container may nest cgroups of its own, and how many it may have: the agent visits them all.
 const MAX_DEPTH: usize = 16;
+const MAX_DESCENDANTS: usize = 2048;
 /// Most of a file that is read, in bytes. Only lists of processes and devices can have more.
 const MAX_FILE_LEN: u64 = 256 * 1024;
 /// A dead process leaves its cgroup a moment after its parent hears of its end.
@@ -61,16 +63,36 @@ impl Cgroup {
             directory: rustix::fs::open(&path, flags, Mode::empty())?,
             path,
         };
-        for (file, value) in limits {
-            if let Err(error) = write(&cgroup.path, file, value) {
-                let _ = cgroup.remove();
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{file} = {value:?}: {error}"),
-                ));
-            }
+        let bounds = [
+            ("cgroup.max.depth".to_owned(), MAX_DEPTH.to_string()),
+            (
+                "cgroup.max.descendants".to_owned(),
+                MAX_DESCENDANTS.to_string(),
+            ),
+        ];
+        let limited = cgroup.set_limits(&bounds);
+        if let Err(error) = limited.and_then(|()| cgroup.set_limits(limits)) {
+            let _ = cgroup.remove();
+            return Err(error);
         }
         Ok(cgroup)
+    }
+
+    /// Sets limits. None is set if any of the files is missing.
+    pub(crate) fn set_limits(&self, limits: &[(String, String)]) -> io::Result<()> {
+        let named = |file: &str, value: &str, error: io::Error| {
+            io::Error::new(error.kind(), format!("{file} = {value:?}: {error}"))
+        };
+        let mut files = Vec::with_capacity(limits.len());
+        for (file, value) in limits {
+            let opened = open(&self.path, file).map_err(|error| named(file, value, error))?;
+            files.push(opened);
+        }
+        for ((file, value), opened) in limits.iter().zip(files) {
+            rustix::io::write(opened, value.as_bytes())
+                .map_err(|error| named(file, value, error.into()))?;
+        }
+        Ok(())
     }
 
     /// A plain directory in a cgroup's place.
@@ -116,13 +138,37 @@ impl Cgroup {
 
     /// Sends `signal` to every process in it and below it.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        signal_tree(&self.path, signal, MAX_DEPTH)
+        visit_tree(&self.path, MAX_DEPTH, &mut |pid| {
+            match process::kill(pid, signal) {
+                // It ended in the meantime.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(true),
+                result => result.map(|()| true),
+            }
+        })
+        .map(drop)
     }
 
-    /// Whether the kernel killed one of its processes for want of memory.
-    pub(crate) fn had_oom_kill(&self) -> bool {
-        self.read("memory.events")
-            .is_ok_and(|events| oom_kills(&events) > 0)
+    /// The processes in it and below it, at most `limit`; false if there are more.
+    pub(crate) fn processes(&self, limit: usize) -> io::Result<(Vec<Pid>, bool)> {
+        let mut found = Vec::new();
+        let all = visit_tree(&self.path, MAX_DEPTH, &mut |pid| {
+            let has_room = found.len() < limit;
+            if has_room {
+                found.push(pid);
+            }
+            Ok(has_room)
+        })?;
+        Ok((found, all))
+    }
+
+    /// Opens a file of it to hear of changes.
+    pub(super) fn events(&self, file: &str) -> io::Result<EventFile> {
+        File::open(self.path.join(file)).map(EventFile::new)
+    }
+
+    /// Has its processes stand still, or go on.
+    pub(super) fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        write(&self.path, "cgroup.freeze", if frozen { "1" } else { "0" })
     }
 
     /// Removes it and what the container made below it. Its processes must be gone.
@@ -154,13 +200,16 @@ fn create_dir(path: &Path) -> io::Result<()> {
 
 /// The kernel takes each value in one write and no trailing newline is needed.
 fn write(directory: &Path, file: &str, value: &str) -> io::Result<()> {
-    let file = rustix::fs::open(
+    rustix::io::write(open(directory, file)?, value.as_bytes())?;
+    Ok(())
+}
+
+fn open(directory: &Path, file: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
         directory.join(file),
         OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
         Mode::empty(),
-    )?;
-    rustix::io::write(&file, value.as_bytes())?;
-    Ok(())
+    )?)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -177,23 +226,28 @@ fn subdirectories(path: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
     Ok(entries.filter(is_dir).map(|entry| entry.path()))
 }
 
-fn signal_tree(path: &Path, signal: i32, depth: usize) -> io::Result<()> {
-    for line in fs::read_to_string(path.join("cgroup.procs"))?.lines() {
-        let Some(pid) = line.parse().ok().and_then(Pid::from_raw) else {
-            continue;
-        };
-        match process::kill(pid, signal) {
-            // It ended in the meantime.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            result => result?,
+/// Visits the processes of a cgroup and of those below it, until `visit` says false.
+fn visit_tree(
+    path: &Path,
+    depth: usize,
+    visit: &mut impl FnMut(Pid) -> io::Result<bool>,
+) -> io::Result<bool> {
+    for line in read(&path.join("cgroup.procs"))?.lines() {
+        // Processes of a pid namespace that the guest's does not contain would be 0; there are none.
+        if let Some(pid) = line.parse().ok().and_then(Pid::from_raw)
+            && !visit(pid)?
+        {
+            return Ok(false);
         }
     }
     if depth > 0 {
         for child in subdirectories(path)? {
-            signal_tree(&child, signal, depth - 1)?;
+            if !visit_tree(&child, depth - 1, visit)? {
+                return Ok(false);
+            }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn remove_tree(path: &Path, depth: usize) -> io::Result<()> {
@@ -206,27 +260,5 @@ fn remove_tree(path: &Path, depth: usize) -> io::Result<()> {
             fs::remove_dir(path)
         }
         result => result,
-    }
-}
-
-fn oom_kills(events: &str) -> u64 {
-    events
-        .lines()
-        .filter_map(|line| line.strip_prefix("oom_kill "))
-        .filter_map(|count| count.trim().parse::<u64>().ok())
-        .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_kills_count_as_kills() {
-        assert_eq!(
-            oom_kills("low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 1\n"),
-            2
-        );
-        assert_eq!(oom_kills("oom_kill x\n"), 0);
     }
 }

@@ -3,10 +3,53 @@
 use rustix::process::{Resource, Rlimit};
 
 use super::spec::{self, Resources};
+use super::{Cgroup, plan};
 use crate::rpc::Refusal;
 
-/// The kernel's default period of `cpu.max` in microseconds.
-const DEFAULT_CPU_PERIOD_US: u64 = 100_000;
+/// A checked change of limits.
+#[derive(Debug)]
+pub(crate) struct Update {
+    /// File of the container's cgroup, and value.
+    files: Vec<(String, String)>,
+    /// Do nothing if more memory than this is in use.
+    only_if_used_at_most: Option<u64>,
+}
+
+impl Update {
+    /// Checks the resources of an UpdateContainer request.
+    pub(crate) fn new(json: &[u8]) -> Result<Self, Refusal> {
+        let resources: Resources = plan::parse("resources_json", json)?;
+        plan::refuse(resources.refused_field())?;
+        if resources.cpu.period.is_some() && resources.cpu.quota.is_none() {
+            // The kernel has one file for both, which would lose the quota.
+            return Err(Refusal::invalid(
+                "linux.resources.cpu.period without cpu.quota",
+            ));
+        }
+        let memory = &resources.memory;
+        let limit = memory.limit.filter(|_| memory.check_before_update);
+        Ok(Self {
+            files: files(&resources)?,
+            only_if_used_at_most: limit.and_then(|limit| u64::try_from(limit).ok()),
+        })
+    }
+
+    /// Carries it out, which takes as long as the kernel takes to reclaim memory.
+    pub(crate) fn apply(&self, cgroup: &Cgroup) -> Result<(), String> {
+        if let Some(limit) = self.only_if_used_at_most {
+            let used = cgroup.read("memory.current").unwrap_or_default();
+            let used = used.trim();
+            if used.parse().is_ok_and(|used: u64| used > limit) {
+                return Err(format!(
+                    "memory.limit {limit} is below the {used} bytes in use (checkBeforeUpdate)"
+                ));
+            }
+        }
+        cgroup
+            .set_limits(&self.files)
+            .map_err(|error| error.to_string())
+    }
+}
 
 /// Files to write, in order.
 pub(super) fn files(resources: &Resources) -> Result<Vec<(String, String)>, Refusal> {
@@ -23,6 +66,15 @@ pub(super) fn files(resources: &Resources) -> Result<Vec<(String, String)>, Refu
                 "max".to_owned()
             },
         );
+    }
+    for limit in &resources.hugepage_limits {
+        // The guest has no pool of huge pages, so nobody can have any; the kubelet says so of every pod.
+        if limit.limit != 0 {
+            return Err(Refusal::unimplemented(format!(
+                "linux.resources.hugepageLimits: {} of {} is not supported",
+                limit.limit, limit.page_size
+            )));
+        }
     }
     for (name, value) in &resources.unified {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -53,7 +105,9 @@ fn memory(memory: &spec::Memory, add: &mut impl FnMut(&str, String)) -> Result<(
             add("memory.swap.max", (both - limit).to_string());
         }
         (Some(both), _) => {
-            let problem = format!("linux.resources.memory.swap {both} is below the memory limit");
+            let problem = format!(
+                "linux.resources.memory.swap {both} needs a memory.limit that is not above it"
+            );
             return Err(Refusal::invalid(problem));
         }
     }
@@ -76,15 +130,16 @@ fn cpu(cpu: &spec::Cpu, add: &mut impl FnMut(&str, String)) -> Result<(), Refusa
         add("cpu.weight", weight(shares).to_string());
     }
     if cpu.quota.is_some() || cpu.period.is_some() {
-        let period = cpu
-            .period
-            .filter(|us| *us != 0)
-            .unwrap_or(DEFAULT_CPU_PERIOD_US);
         let quota = match cpu.quota {
             Some(quota @ 1..) => quota.to_string(),
             _ => "max".to_owned(),
         };
-        add("cpu.max", format!("{quota} {period}"));
+        let value = match cpu.period.filter(|us| *us != 0) {
+            Some(period) => format!("{quota} {period}"),
+            // The period stays as it is: 100 ms at first.
+            None => quota,
+        };
+        add("cpu.max", value);
     }
     if let Some(burst) = cpu.burst {
         add("cpu.max.burst", burst.to_string());
@@ -169,7 +224,7 @@ mod tests {
             ("memory.max", "1048576"),
             ("memory.swap.max", "2097152"),
             ("cpu.weight", "39"),
-            ("cpu.max", "50000 100000"),
+            ("cpu.max", "50000"),
             ("pids.max", "10"),
             ("memory.oom.group", "1"),
         ];
@@ -177,6 +232,38 @@ mod tests {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
         assert_eq!(files, expected);
+    }
+
+    #[test]
+    fn an_update_leaves_what_it_does_not_name() {
+        let update = |json: &str| Update::new(json.as_bytes());
+        assert_eq!(update("{}").unwrap().files, []);
+        let both =
+            update(r#"{"cpu":{"quota":-1,"period":50000},"memory":{"limit":4096}}"#).unwrap();
+        let expected = [("memory.max", "4096"), ("cpu.max", "max 50000")];
+        assert_eq!(
+            both.files,
+            expected.map(|(file, value)| (file.to_owned(), value.to_owned()))
+        );
+        assert_eq!(both.only_if_used_at_most, None);
+        let careful = r#"{"memory":{"limit":4096,"checkBeforeUpdate":true}}"#;
+        assert_eq!(update(careful).unwrap().only_if_used_at_most, Some(4096));
+        let refused = |json: &str| update(json).unwrap_err().message;
+        assert!(refused(r#"{"cpu":{"period":50000}}"#).contains("cpu.period"));
+        assert!(refused(r#"{"blockIO":{"weight":10}}"#).contains("linux.resources.blockIO"));
+        assert!(refused(r#"{"memory":{"swap":4096}}"#).contains("memory.swap"));
+        assert!(refused(r#"{"memory":{"kernel":4096}}"#).contains("memory.kernel"));
+        assert!(refused(r#"{"cpu":{"unheardOf":1}}"#).contains("unheardOf"));
+        assert!(refused("x").contains("resources_json"));
+    }
+
+    #[test]
+    fn huge_pages_may_be_none() {
+        let none =
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":0},{"pageSize":"1GB","limit":0}]}"#;
+        assert_eq!(files_of(none).unwrap(), []);
+        let some = files_of(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#);
+        assert!(some.unwrap_err().message.contains("2MB"));
     }
 
     #[test]

@@ -4,14 +4,18 @@
 
 mod capabilities;
 mod cgroup;
+mod event_file;
 mod filesystem;
+mod freezer;
 mod handshake;
 mod limits;
 mod mount_options;
+mod namespaces;
 mod paths;
 mod plan;
 mod process;
 mod registry;
+mod seccomp;
 mod signals;
 mod spawn;
 mod spec;
@@ -23,18 +27,26 @@ use std::io;
 use agent_protocol::names::{ContainerId, ExecId};
 use agent_protocol::proto::{ExecProcessRequest, ExitStatus, StartError, Stdio};
 
+use rustix::process::Pid;
+
 use crate::init::Inherited;
 use crate::rpc::{Refusal, ReplyTo};
 use crate::stdio::Streams;
 use crate::sys::process::Child;
+use freezer::Freezer;
 use process::Role;
 
 pub(crate) use cgroup::{Cgroup, HIERARCHY, prepare as prepare_cgroups};
+pub(crate) use event_file::EventFile;
 pub(crate) use filesystem::{DevicePlan, MountPlan, MountSource};
-pub(crate) use handshake::{Message, send as send_message, wait_for_start as receive_start};
+pub(crate) use handshake::{
+    Message, pair as handshake_pair, receive as receive_message, send as send_message,
+    wait_for_start as receive_start,
+};
+pub(crate) use limits::Update;
 pub(crate) use plan::{
-    CapabilityPlan, ExecPlan, Plan, ProcessPlan, RootfsPlan, container_id, exec_id, sysctls,
-    window_size,
+    CapabilityPlan, ExecPlan, Inheritance, Plan, ProcessPlan, RootfsPlan, container_id, exec_id,
+    sysctls, window_size,
 };
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
@@ -50,6 +62,9 @@ pub(crate) enum Outcome {
     Started(Option<StartError>),
     Exited(ExitStatus),
     Removed,
+    Paused,
+    Updated,
+    CpusChanged,
 }
 
 /// Whom to tell what.
@@ -70,7 +85,15 @@ pub(crate) struct Container {
     child: Child,
     first: Process,
     further: BTreeMap<ExecId, Process>,
-    oom_score_adj: i32,
+    /// What further processes have of it.
+    inheritance: Inheritance,
+    /// Its processes do not end with the first one by themselves.
+    shares_pids: bool,
+    freezer: Freezer,
+    /// None without a memory controller.
+    memory_events: Option<EventFile>,
+    /// Kills for want of memory that the host knows of.
+    told_oom_kills: u64,
 }
 
 /// What is left of a container after an event.
@@ -81,15 +104,22 @@ pub(crate) enum Fate {
 }
 
 impl Container {
-    /// Starts making a container: its cgroup, its streams and its first process.
+    /// Starts making a container: its cgroup, its streams and its first process. `pids_of` is the container
+    /// whose pid namespace it is to share.
     pub(crate) fn create(
         id: &ContainerId,
         plan: &Plan,
+        pids_of: Option<&Self>,
         stdio: &Stdio,
         serial: u64,
         reply: ReplyTo,
     ) -> Result<Self, Refusal> {
         let failed = |what: &str, error: io::Error| Refusal::internal(format!("{what}: {error}"));
+        if pids_of.is_some_and(|owner| !owner.first.is_running()) {
+            return Err(Refusal::precondition(
+                "the container of pid_namespace_of does not run",
+            ));
+        }
         let cgroup = Cgroup::create(id, &plan.limits).map_err(|error| failed("cgroup", error))?;
         let spawned = Streams::new(stdio).and_then(|(streams, ends)| {
             let (handshake, control) = handshake::pair()?;
@@ -100,6 +130,7 @@ impl Container {
                     stdio: ends,
                 },
                 &cgroup,
+                pids_of.map(|owner| &owner.child),
             )?;
             let first = Process::new(Role::First, serial, child.pid, streams, handshake, reply);
             Ok((child, first))
@@ -108,13 +139,20 @@ impl Container {
             let _ = cgroup.remove();
             failed("first process", error)
         })?;
-        first.is_protected = true;
+        first.is_protected = plan.namespaces.has_own_pids();
         Ok(Self {
+            memory_events: cgroup.events("memory.events").ok(),
             cgroup,
             child,
             first,
             further: BTreeMap::new(),
-            oom_score_adj: plan.process.oom_score_adj,
+            inheritance: Inheritance {
+                oom_score_adj: plan.process.oom_score_adj,
+                seccomp: plan.process.seccomp.clone(),
+            },
+            shares_pids: !plan.namespaces.has_own_pids(),
+            freezer: Freezer::default(),
+            told_oom_kills: 0,
         })
     }
 
@@ -129,12 +167,15 @@ impl Container {
         if !self.first.is_running() {
             return Err(Refusal::precondition("the container does not run"));
         }
+        if self.is_paused() {
+            return Err(Refusal::precondition("the container is paused"));
+        }
         if self.further.len() >= MAX_FURTHER {
             return Err(Refusal::exhausted(format!(
                 "the container has {MAX_FURTHER} further processes"
             )));
         }
-        let plan = ExecPlan::new(request, self.oom_score_adj)?;
+        let plan = ExecPlan::new(request, &self.inheritance)?;
         let Entry::Vacant(entry) = self.further.entry(id) else {
             return Err(Refusal::exists("the container has a process of this name"));
         };
@@ -149,6 +190,33 @@ impl Container {
         });
         let process = spawned.map_err(|error| Refusal::internal(format!("process: {error}")))?;
         Ok(entry.insert(process))
+    }
+
+    /// Tells it apart from an earlier container of the same name.
+    pub(crate) fn serial(&self) -> u64 {
+        self.first.serial()
+    }
+
+    /// Where it tells that memory was short.
+    pub(crate) fn memory_events(&self) -> Option<&EventFile> {
+        self.memory_events.as_ref()
+    }
+
+    /// How many of its processes the kernel has killed for want of memory.
+    fn oom_kills(&self) -> u64 {
+        let events = self.memory_events.as_ref();
+        events.map_or(0, |events| events.counter("oom_kill").unwrap_or(0))
+    }
+
+    /// Likewise, if there are more than the host knows of.
+    pub(crate) fn new_oom_kills(&self) -> Option<u64> {
+        let kills = self.oom_kills();
+        (self.is_visible() && kills > self.told_oom_kills).then_some(kills)
+    }
+
+    /// The host knows of this many.
+    pub(crate) fn set_told_oom_kills(&mut self, count: u64) {
+        self.told_oom_kills = count;
     }
 
     /// Its cgroup.
@@ -182,7 +250,14 @@ impl Container {
         [(None, &self.first)].into_iter().chain(further)
     }
 
-    /// Likewise, to change them.
+    /// Further processes that have not been reaped.
+    pub(crate) fn further_pids(&self) -> impl Iterator<Item = (Pid, &ExecId)> {
+        self.further
+            .iter()
+            .filter_map(|(id, process)| Some((process.child?, id)))
+    }
+
+    /// Likewise all of them, to change them.
     fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
         [&mut self.first]
             .into_iter()
@@ -223,8 +298,12 @@ impl Container {
 
     /// Removes the container now, or when it has ended, and then answers `reply`.
     pub(crate) fn remove(&mut self, force: bool, reply: ReplyTo) -> Result<Fate, Refusal> {
-        if self.first.begin_removal(force, reply)? {
+        let has_exited = self.first.begin_removal(force, reply)?;
+        if has_exited && !self.is_alive() {
             return self.clean_up().map(|()| Fate::Gone);
+        }
+        if has_exited {
+            self.first.remove_later(reply);
         }
         self.kill();
         Ok(Fate::Stays)
@@ -254,19 +333,28 @@ impl Container {
         status: &mut ExitStatus,
         answers: &mut Vec<Answer>,
     ) -> Fate {
-        status.oom_killed = self.cgroup.had_oom_kill();
-        if let Some(id) = exec_id {
-            self.on_further_exit(id, status, answers);
-            return Fate::Stays;
-        }
-        let failure = self.first.on_exit(status, answers);
-        let removal = self.first.take_removal();
-        if failure.is_none() && removal.is_none() {
+        status.oom_killed = self.oom_kills() > 0;
+        let failure = match exec_id {
+            Some(id) => {
+                self.on_further_exit(id, status, answers);
+                None
+            }
+            None => {
+                let failure = self.first.on_exit(status, answers);
+                if self.shares_pids {
+                    // What the kernel does in a pid namespace that has lost its first process.
+                    let _ = self.cgroup.kill();
+                }
+                failure
+            }
+        };
+        let ended = !self.is_alive() && (failure.is_some() || self.first.is_being_removed());
+        if !ended {
             return Fate::Stays;
         }
         let cleaned = self.clean_up();
         answers.extend(failure);
-        if let Some(to) = removal {
+        if let Some(to) = self.first.take_removal() {
             answers.push(Answer {
                 to,
                 result: cleaned.map(|()| Outcome::Removed),

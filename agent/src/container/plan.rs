@@ -1,6 +1,7 @@
 //! What a container's processes have to do, checked and complete before anything is done.
 
 use std::ffi::CString;
+use std::rc::Rc;
 
 use agent_protocol::MAX_SPEC_LEN;
 use agent_protocol::names::{ContainerId, ExecId};
@@ -11,6 +12,8 @@ use rustix::thread::CapabilitySet;
 use serde::de::DeserializeOwned;
 
 use super::filesystem::{self, DevicePlan, MountPlan};
+use super::namespaces::Namespaces;
+use super::seccomp::Filter;
 use super::spec::{self, Spec};
 use super::{capabilities, limits, paths};
 use crate::rpc::Refusal;
@@ -19,8 +22,7 @@ use crate::rpc::Refusal;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) rootfs: RootfsPlan,
-    /// `CLONE_NEW*` beside those that every container has.
-    pub(crate) namespaces: u64,
+    pub(crate) namespaces: Namespaces,
     /// Name for the new UTS namespace.
     pub(crate) hostname: Option<String>,
     pub(crate) mounts: Vec<MountPlan>,
@@ -40,6 +42,14 @@ pub(crate) struct Plan {
 pub(crate) struct ExecPlan {
     pub(crate) terminal: Option<Winsize>,
     pub(crate) process: ProcessPlan,
+}
+
+/// What a further process has of its container, whatever its configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    /// Unless the configuration has one.
+    pub(crate) oom_score_adj: i32,
+    pub(crate) seccomp: Option<Rc<Filter>>,
 }
 
 /// The container's root directory.
@@ -66,6 +76,7 @@ pub(crate) struct ProcessPlan {
     pub(crate) rlimits: Vec<(Resource, Rlimit)>,
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: i32,
+    pub(crate) seccomp: Option<Rc<Filter>>,
 }
 
 /// The five sets.
@@ -84,12 +95,17 @@ impl Plan {
         let spec: Spec = parse("oci_spec_json", &request.oci_spec_json)?;
         refuse(spec.refused_field())?;
         let stdio = request.stdio.get_or_default();
-        let namespaces = namespaces(&spec.linux.namespaces)?;
+        let filter = Filter::new(&request.seccomp_bpf, request.seccomp_flags)?;
+        let inheritance = Inheritance {
+            oom_score_adj: 0,
+            seccomp: filter.map(Rc::new),
+        };
+        let namespaces = Namespaces::new(&spec.linux.namespaces, &request.pid_namespace_of)?;
         check_propagation(spec.linux.rootfs_propagation.as_deref())?;
         Ok(Self {
             rootfs: rootfs(request.rootfs.get_or_default(), spec.root.as_ref())?,
+            hostname: hostname(spec.hostname, &namespaces)?,
             namespaces,
-            hostname: hostname(spec.hostname, namespaces)?,
             mounts: spec
                 .mounts
                 .into_iter()
@@ -106,22 +122,22 @@ impl Plan {
             sysctls: sysctls(spec.linux.sysctl)?,
             limits: limits::files(&spec.linux.resources)?,
             terminal: terminal(&spec.process, stdio)?,
-            process: process(spec.process, 0)?,
+            process: process(spec.process, &inheritance)?,
         })
     }
 }
 
 impl ExecPlan {
-    /// Checks an ExecProcess request; `oom_score_adj` is the container's.
+    /// Checks an ExecProcess request.
     pub(crate) fn new(
         request: &proto::ExecProcessRequest,
-        oom_score_adj: i32,
+        inheritance: &Inheritance,
     ) -> Result<Self, Refusal> {
         let spec: spec::Process = parse("process_json", &request.process_json)?;
         refuse(spec.refused_field())?;
         Ok(Self {
             terminal: terminal(&spec, request.stdio.get_or_default())?,
-            process: process(spec, oom_score_adj)?,
+            process: process(spec, inheritance)?,
         })
     }
 }
@@ -136,7 +152,7 @@ pub(crate) fn exec_id(name: &str) -> Result<ExecId, Refusal> {
     ExecId::try_from(name).map_err(Refusal::invalid)
 }
 
-fn refuse(field: Option<&'static str>) -> Result<(), Refusal> {
+pub(super) fn refuse(field: Option<&'static str>) -> Result<(), Refusal> {
     match field {
         Some(field) => Err(Refusal::unimplemented(format!("{field} is not supported"))),
         None => Ok(()),
@@ -227,47 +243,12 @@ fn rootfs(request: &proto::Rootfs, root: Option<&spec::Root>) -> Result<RootfsPl
     })
 }
 
-fn namespaces(wanted: &[spec::Namespace]) -> Result<u64, Refusal> {
-    let mut flags = 0;
-    let (mut has_mount, mut has_pid) = (false, false);
-    for namespace in wanted {
-        let joins = namespace
-            .path
-            .as_deref()
-            .is_some_and(|path| !path.is_empty());
-        match (namespace.kind.as_str(), joins) {
-            ("mount", false) => has_mount = true,
-            ("pid", false) => has_pid = true,
-            // Every container has its own.
-            ("cgroup", false) => {}
-            ("ipc", false) => flags |= libc::CLONE_NEWIPC as u64,
-            ("uts", false) => flags |= libc::CLONE_NEWUTS as u64,
-            ("network", false) => flags |= libc::CLONE_NEWNET as u64,
-            // A path names a namespace of the host. Inside the guest, the pod's are the guest's own.
-            ("ipc" | "uts" | "network", true) => {}
-            (kind, joins) => {
-                let how = if joins { "joining" } else { "making" };
-                return Err(Refusal::unimplemented(format!(
-                    "linux.namespaces: {how} a {kind:?} namespace is not supported"
-                )));
-            }
-        }
-    }
-    if has_mount && has_pid {
-        Ok(flags)
-    } else {
-        Err(Refusal::unimplemented(
-            "linux.namespaces: a container needs its own mount and pid",
-        ))
-    }
-}
-
 /// The name for a UTS namespace of its own; a container without one has the pod's, and no other.
-fn hostname(wanted: Option<String>, namespaces: u64) -> Result<Option<String>, Refusal> {
+fn hostname(wanted: Option<String>, namespaces: &Namespaces) -> Result<Option<String>, Refusal> {
     let Some(name) = wanted.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
-    if namespaces & libc::CLONE_NEWUTS as u64 != 0 {
+    if namespaces.has_own_uts() {
         return Ok(Some(name));
     }
     match rustix::system::uname().nodename().to_str() {
@@ -288,7 +269,7 @@ fn check_propagation(propagation: Option<&str>) -> Result<(), Refusal> {
     }
 }
 
-fn process(process: spec::Process, oom_score_adj: i32) -> Result<ProcessPlan, Refusal> {
+fn process(process: spec::Process, inheritance: &Inheritance) -> Result<ProcessPlan, Refusal> {
     if process.args.first().is_none_or(String::is_empty) {
         return Err(Refusal::invalid("process.args names no command"));
     }
@@ -318,8 +299,9 @@ fn process(process: spec::Process, oom_score_adj: i32) -> Result<ProcessPlan, Re
         no_new_privileges: process.no_new_privileges,
         oom_score_adj: process
             .oom_score_adj
-            .unwrap_or(oom_score_adj)
+            .unwrap_or(inheritance.oom_score_adj)
             .clamp(-1000, 1000),
+        seccomp: inheritance.seccomp.clone(),
     })
 }
 

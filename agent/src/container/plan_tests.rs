@@ -71,7 +71,11 @@ fn a_usual_configuration_becomes_a_plan() {
     assert_eq!(plan.process.uid, 1000);
     assert_eq!(plan.process.umask, 0o022);
     assert_eq!(plan.process.oom_score_adj, 0);
-    assert_eq!(plan.namespaces, 0, "a network with a path is the pod's");
+    assert_eq!(
+        plan.namespaces.new,
+        libc::CLONE_NEWPID as u64,
+        "a network with a path is the pod's"
+    );
     assert_eq!(
         plan.mounts[2].source,
         MountSource::Share("vol-1".to_owned())
@@ -82,6 +86,19 @@ fn a_usual_configuration_becomes_a_plan() {
         [("memory.max".to_owned(), "1048576".to_owned())]
     );
     assert_eq!(plan.sysctls[0].0, "net/ipv4/ip_unprivileged_port_start");
+}
+
+#[test]
+fn what_containerd_writes_becomes_a_plan() {
+    for json in [
+        include_str!("../../tests/containers/specs/ctr.json"),
+        include_str!("../../tests/containers/specs/kubernetes-sandbox.json"),
+        include_str!("../../tests/containers/specs/kubernetes-container.json"),
+    ] {
+        let request = request(&serde_json::from_str(json).unwrap());
+        let plan = Plan::new(&request).unwrap();
+        assert!(plan.mounts.len() > 5);
+    }
 }
 
 #[test]
@@ -141,7 +158,7 @@ fn namespaces_are_the_containers_or_the_pods() {
         spec["hostname"] = json!("inner");
     });
     let uts = uts.unwrap();
-    assert_eq!(uts.namespaces, libc::CLONE_NEWUTS as u64);
+    assert!(uts.namespaces.has_own_uts() && uts.namespaces.has_own_pids());
     assert_eq!(uts.hostname.as_deref(), Some("inner"));
     assert_eq!(
         refusal(|spec| spec["hostname"] = json!("no")).code,
@@ -155,7 +172,8 @@ fn namespaces_are_the_containers_or_the_pods() {
     );
     for namespaces in [
         json!([]),
-        json!([{"type": "pid", "path": "/x"}, {"type": "mount"}]),
+        json!([{"type": "mount"}]),
+        json!([{"type": "pid"}, {"type": "mount", "path": "/x"}]),
     ] {
         let refused = refusal(|spec| spec["linux"]["namespaces"] = namespaces);
         assert_eq!(refused.code, Code::UNIMPLEMENTED);
@@ -167,6 +185,28 @@ fn namespaces_are_the_containers_or_the_pods() {
             .unwrap()
             .push(user)
     });
+}
+
+#[test]
+fn a_pid_namespace_with_a_path_is_a_containers() {
+    let with = |path: Option<&str>, owner: &str| {
+        let mut spec = spec();
+        spec["linux"]["namespaces"][0]["path"] = json!(path);
+        let mut request = request(&spec);
+        request.pid_namespace_of = owner.to_owned();
+        Plan::new(&request)
+    };
+    let joined = with(Some("/proc/7/ns/pid"), "sandbox").unwrap();
+    let owner = joined.namespaces.pids_of.unwrap();
+    assert_eq!((owner.as_str(), joined.namespaces.new), ("sandbox", 0));
+    for (path, owner) in [
+        (Some("/proc/7/ns/pid"), ""),
+        (Some("/proc/7/ns/pid"), "../x"),
+        (None, "sandbox"),
+    ] {
+        let refused = with(path, owner).unwrap_err();
+        assert_eq!(refused.code, Code::INVALID_ARGUMENT, "{path:?} {owner}");
+    }
 }
 
 #[test]

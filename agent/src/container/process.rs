@@ -303,6 +303,16 @@ impl Process {
         None
     }
 
+    /// Takes `reply` as to be answered when something else has ended too.
+    pub(super) fn remove_later(&mut self, reply: ReplyTo) {
+        self.removal = Some(reply);
+    }
+
+    /// Whether somebody waits to hear that it was removed.
+    pub(super) fn is_being_removed(&self) -> bool {
+        self.removal.is_some()
+    }
+
     /// Whom to tell that it was removed.
     pub(super) fn take_removal(&mut self) -> Option<ReplyTo> {
         self.removal.take()

@@ -56,6 +56,16 @@ impl Registry {
             .find(|process| process.serial() == serial)
     }
 
+    /// The container of its cgroup's event, and its name.
+    pub(crate) fn container_by_serial(
+        &mut self,
+        serial: u64,
+    ) -> Option<(&ContainerId, &mut Container)> {
+        self.0
+            .iter_mut()
+            .find(|(_, container)| container.serial() == serial)
+    }
+
     /// The container that the agent made `child` for, and the child's name if it is not the first one.
     pub(crate) fn by_child(
         &mut self,
@@ -71,10 +81,9 @@ impl Registry {
     }
 
     /// Forgets a container that has been cleaned up.
-    pub(crate) fn forget(&mut self, id: &str) {
-        if let Ok(id) = super::container_id(id) {
-            self.0.remove(&id);
-        }
+    pub(crate) fn forget(&mut self, id: &str) -> Option<Container> {
+        let id = super::container_id(id).ok()?;
+        self.0.remove(&id)
     }
 
     /// All of them.

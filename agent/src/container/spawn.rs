@@ -11,15 +11,22 @@ use crate::init::{self, Inherited};
 use crate::lifeline;
 use crate::sys::process::{self, Child, Fork};
 
-/// Forks the first process into its namespaces and its cgroup.
+/// Forks the first process into its namespaces and its cgroup. `pids_of` is the first process of the
+/// container whose pid namespace it shares.
 pub(super) fn first_process(
     plan: &Plan,
     inherited: Inherited,
     cgroup: &Cgroup,
+    pids_of: Option<&Child>,
 ) -> io::Result<Child> {
-    let own = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+    let new = plan.namespaces.new | libc::CLONE_NEWNS as u64;
     // SAFETY: the agent never starts a thread.
-    match unsafe { process::fork_into(own | plan.namespaces, cgroup.as_fd()) }? {
+    let fork = || unsafe { process::fork_into(new, Some(cgroup.as_fd())) };
+    let forked = match pids_of {
+        Some(owner) => in_pid_namespace_of(&owner.pidfd, fork),
+        None => fork(),
+    };
+    match forked? {
         Fork::Parent(child) => Ok(child),
         Fork::Child => {
             lifeline::forget();
@@ -39,7 +46,9 @@ pub(super) fn further_process(
     let container = first.pidfd.try_clone()?;
     let fork = |cgroup: BorrowedFd<'_>| {
         // SAFETY: the agent never starts a thread.
-        in_pid_namespace_of(&first.pidfd, || unsafe { process::fork_into(0, cgroup) })
+        in_pid_namespace_of(&first.pidfd, || unsafe {
+            process::fork_into(0, Some(cgroup))
+        })
     };
     let forked = match fork(cgroup.as_fd()) {
         // The container has put its processes into cgroups of its own below, which leaves no place in

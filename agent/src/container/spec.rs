@@ -226,8 +226,8 @@ pub(super) struct Resources {
     pub(super) unified: BTreeMap<String, String>,
     #[serde(default, rename = "blockIO")]
     pub(super) block_io: Refused,
-    #[serde(default)]
-    pub(super) hugepage_limits: Refused,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) hugepage_limits: Vec<HugepageLimit>,
     #[serde(default)]
     pub(super) network: Refused,
     #[serde(default)]
@@ -257,8 +257,16 @@ pub(super) struct Memory {
     #[serde(default, rename = "useHierarchy")]
     pub(super) _use_hierarchy: IgnoredAny,
     /// Concerns updates only.
-    #[serde(default, rename = "checkBeforeUpdate")]
-    pub(super) _check_before_update: IgnoredAny,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) check_before_update: bool,
+}
+
+/// `linux.resources.hugepageLimits[]`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct HugepageLimit {
+    pub(super) page_size: String,
+    pub(super) limit: u64,
 }
 
 /// `linux.resources.cpu`, times in microseconds.
@@ -297,11 +305,13 @@ impl Spec {
     /// The first field that is set and not supported.
     pub(super) fn refused_field(&self) -> Option<&'static str> {
         let linux = &self.linux;
-        let (memory, cpu) = (&linux.resources.memory, &linux.resources.cpu);
-        let fields: [(&'static str, &Refused); 21] = [
+        let fields: [(&'static str, &Refused); 11] = [
             ("domainname", &self.domainname),
             ("hooks", &self.hooks),
-            ("linux.seccomp", &linux.seccomp),
+            (
+                "linux.seccomp (compile it and send seccomp_bpf)",
+                &linux.seccomp,
+            ),
             ("linux.uidMappings", &linux.uid_mappings),
             ("linux.gidMappings", &linux.gid_mappings),
             ("linux.mountLabel", &linux.mount_label),
@@ -310,13 +320,22 @@ impl Spec {
             ("linux.timeOffsets", &linux.time_offsets),
             ("linux.memoryPolicy", &linux.memory_policy),
             ("linux.netDevices", &linux.net_devices),
-            ("linux.resources.blockIO", &linux.resources.block_io),
-            (
-                "linux.resources.hugepageLimits",
-                &linux.resources.hugepage_limits,
-            ),
-            ("linux.resources.network", &linux.resources.network),
-            ("linux.resources.rdma", &linux.resources.rdma),
+        ];
+        self.process
+            .refused_field()
+            .or_else(|| first_set(&fields))
+            .or_else(|| linux.resources.refused_field())
+    }
+}
+
+impl Resources {
+    /// Likewise of limits alone.
+    pub(super) fn refused_field(&self) -> Option<&'static str> {
+        let (memory, cpu) = (&self.memory, &self.cpu);
+        first_set(&[
+            ("linux.resources.blockIO", &self.block_io),
+            ("linux.resources.network", &self.network),
+            ("linux.resources.rdma", &self.rdma),
             ("linux.resources.memory.kernel", &memory.kernel),
             ("linux.resources.memory.kernelTCP", &memory.kernel_tcp),
             ("linux.resources.memory.swappiness", &memory.swappiness),
@@ -326,8 +345,7 @@ impl Spec {
             ),
             ("linux.resources.cpu.realtimeRuntime", &cpu.realtime_runtime),
             ("linux.resources.cpu.realtimePeriod", &cpu.realtime_period),
-        ];
-        self.process.refused_field().or_else(|| first_set(&fields))
+        ])
     }
 }
 

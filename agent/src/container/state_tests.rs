@@ -3,7 +3,7 @@ use std::process::Command;
 
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{ExitStatus, Stdio, start_error};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::PidfdFlags;
 use tempfile::TempDir;
 use ttrpc::Code;
 
@@ -54,7 +54,11 @@ impl Rig {
             },
             first,
             further: BTreeMap::new(),
-            oom_score_adj: 0,
+            inheritance: Inheritance::default(),
+            shares_pids: false,
+            freezer: Freezer::default(),
+            memory_events: None,
+            told_oom_kills: 0,
         };
         Self {
             container,

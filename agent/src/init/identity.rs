@@ -11,6 +11,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::error::{InitError, Step};
 use crate::container::{CapabilityPlan, ProcessPlan};
+use crate::sys::seccomp;
 
 /// Most of /etc/passwd that is looked at, in bytes.
 const MAX_PASSWD_LEN: u64 = 1 << 20;
@@ -37,12 +38,38 @@ pub(super) fn assume(plan: &ProcessPlan) -> Result<(), InitError> {
     rustix::thread::set_thread_groups(&groups).step(step)?;
     rustix::thread::set_thread_res_gid(gid, gid, gid).step(step)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(step)?;
-    set_capabilities(plan.capabilities)?;
+    set_capabilities(CapabilityPlan {
+        permitted: plan.capabilities.permitted | for_filter(plan),
+        effective: plan.capabilities.effective | for_filter(plan),
+        ..plan.capabilities
+    })?;
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).step(|| "no_new_privs")?;
     }
     rustix::process::umask(Mode::from_raw_mode(plan.umask));
     Ok(())
+}
+
+/// Installs the seccomp filter, as late as can be: what follows must be allowed by it, which is `capset`
+/// and `execve`.
+pub(super) fn confine(plan: &ProcessPlan) -> Result<(), InitError> {
+    let Some(filter) = &plan.seccomp else {
+        return Ok(());
+    };
+    seccomp::install(&filter.program, filter.flags).step(|| "seccomp filter")?;
+    if for_filter(plan).is_empty() {
+        return Ok(());
+    }
+    let sets = sets(plan.capabilities);
+    rustix::thread::set_capabilities(None, sets).step(|| "capabilities")
+}
+
+/// The capability without which only a process that gains no privileges may install a filter.
+fn for_filter(plan: &ProcessPlan) -> CapabilitySet {
+    match plan.seccomp {
+        Some(_) if !plan.no_new_privileges => CapabilitySet::SYS_ADMIN,
+        _ => CapabilitySet::empty(),
+    }
 }
 
 fn files_ceiling() -> Option<u64> {
@@ -65,18 +92,21 @@ fn drop_bounding(keep: CapabilitySet) -> Result<(), InitError> {
 }
 
 fn set_capabilities(plan: CapabilityPlan) -> Result<(), InitError> {
-    let sets = CapabilitySets {
-        effective: plan.effective,
-        permitted: plan.permitted,
-        inheritable: plan.inheritable,
-    };
     rustix::thread::clear_ambient_capability_set().step(|| "ambient capabilities")?;
-    rustix::thread::set_capabilities(None, sets).step(|| "capabilities")?;
+    rustix::thread::set_capabilities(None, sets(plan)).step(|| "capabilities")?;
     for capability in plan.ambient.iter() {
         rustix::thread::configure_capability_in_ambient_set(capability, true)
             .step(|| "ambient capabilities")?;
     }
     Ok(())
+}
+
+fn sets(plan: CapabilityPlan) -> CapabilitySets {
+    CapabilitySets {
+        effective: plan.effective,
+        permitted: plan.permitted,
+        inheritable: plan.inheritable,
+    }
 }
 
 /// The environment with HOME, which programs expect and configurations leave to the runtime.

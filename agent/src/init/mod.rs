@@ -43,6 +43,18 @@ pub(crate) fn main(plan: &Plan, inherited: Inherited) -> ! {
     finish(set_up, &plan.process, &control)
 }
 
+/// Does some work for the agent in a fork of it, tells `control` why it failed, and ends.
+pub(crate) fn errand(control: &OwnedFd, work: impl FnOnce() -> Result<(), String>) -> ! {
+    let kept = keep_only(&[control]).map_err(|error| error.to_string());
+    match kept.and_then(|()| work()) {
+        Ok(()) => process::exit_now(0),
+        Err(problem) => {
+            let _ = send_message(control, &Message::SetupFailed(problem));
+            process::exit_now(1)
+        }
+    }
+}
+
 /// Becomes the command when the agent says so, or ends with the reason why not.
 fn finish(set_up: Result<(), InitError>, plan: &ProcessPlan, control: &OwnedFd) -> ! {
     let outcome = match set_up {
@@ -94,8 +106,9 @@ fn start(plan: &ProcessPlan, control: &OwnedFd) -> Message {
         Ok(false) | Err(_) => process::exit_now(0),
     }
     let environment = identity::environment(plan);
-    let prepared =
-        identity::assume(plan).and_then(|()| process::reset_signals().step(|| "reset signals"));
+    let prepared = identity::assume(plan)
+        .and_then(|()| process::reset_signals().step(|| "reset signals"))
+        .and_then(|()| identity::confine(plan));
     match prepared {
         Ok(()) => exec::execute(plan, &environment),
         Err(error) => Message::ExecFailed(error.text()),

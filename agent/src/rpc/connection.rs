@@ -44,6 +44,11 @@ impl Connection {
         &self.socket
     }
 
+    /// Whether something waits to be sent.
+    pub(crate) fn is_congested(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// Reads once. An error, or false, is the end of the connection.
     pub(super) fn receive(&mut self, incoming: &mut Vec<Incoming>) -> io::Result<bool> {
         let mut bytes = vec![0; READ_LEN];

@@ -2,11 +2,11 @@
 
 use agent_protocol::proto::{
     CloseStdinRequest, CloseStdinResponse, CreateContainerRequest, CreateContainerResponse,
-    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, PowerOffRequest,
-    PowerOffResponse, RemoveContainerRequest, RemoveContainerResponse, ResizePtyRequest,
-    ResizePtyResponse, SetupPodRequest, SetupPodResponse, SignalContainerRequest,
-    SignalContainerResponse, StartContainerRequest, StartContainerResponse, WaitContainerRequest,
-    WaitContainerResponse,
+    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, PauseContainerResponse,
+    PowerOffRequest, PowerOffResponse, RemoveContainerRequest, RemoveContainerResponse,
+    ResizePtyRequest, ResizePtyResponse, SetupPodRequest, SetupPodResponse, SignalContainerRequest,
+    SignalContainerResponse, StartContainerRequest, StartContainerResponse,
+    UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse,
 };
 use agent_protocol::{PROTOCOL_VERSION, SERVICE, check_versions};
 use protobuf::Message;
@@ -65,6 +65,9 @@ pub(crate) fn answer(agent: &mut Agent, answer: Answer) {
             ..Default::default()
         }),
         Outcome::Removed => serialise(&RemoveContainerResponse::new()),
+        Outcome::Paused => serialise(&PauseContainerResponse::new()),
+        Outcome::Updated => serialise(&UpdateContainerResponse::new()),
+        Outcome::CpusChanged => resources::cpus().and_then(|cpus| serialise(&cpus)),
         Outcome::Exited(status) => serialise(&exited(status)),
         Outcome::Started(error) => serialise(&StartContainerResponse {
             start_error: error.into(),
@@ -107,6 +110,10 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
     }
     match request.method.as_str() {
         "SetupPod" => method(payload, |request| setup_pod(agent, &request)),
+        "SetupNetwork" => method(payload, |request| resources::set_up_network(&request)),
+        "OnlineCpus" => method(payload, |request| {
+            resources::online_cpus(agent, reply, &request)
+        }),
         "CreateContainer" => method(payload, |request| create(agent, reply, &request)),
         "ExecProcess" => method(payload, |request| exec(agent, reply, &request)),
         "StartContainer" => method(payload, |request| start(agent, reply, &request)),
@@ -114,6 +121,10 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
         "SignalContainer" => method(payload, |request| signal(agent, &request)),
         "ResizePty" => method(payload, |request| resize(agent, &request)),
         "CloseStdin" => method(payload, |request| close_stdin(agent, &request)),
+        "PauseContainer" => method(payload, |request| resources::pause(agent, reply, &request)),
+        "ResumeContainer" => method(payload, |request| resources::resume(agent, &request)),
+        "UpdateContainer" => method(payload, |request| resources::update(agent, reply, &request)),
+        "ListProcesses" => method(payload, |request| resources::list(agent, &request)),
         "Stats" => method(payload, |request| resources::stats(agent, &request)),
         "RemoveContainer" => method(payload, |request| remove(agent, reply, &request)),
         "PowerOff" => method(payload, |request| power_off(agent, &request)),
@@ -168,11 +179,16 @@ fn create(
     let plan = Plan::new(request)?;
     let serial = agent.next_id();
     let stdio = request.stdio.get_or_default();
-    let container = Container::create(&id, &plan, stdio, serial, reply)?;
+    let pids_of = match &plan.namespaces.pids_of {
+        Some(owner) => Some(&*agent.containers.get(owner.as_str())?),
+        None => None,
+    };
+    let container = Container::create(&id, &plan, pids_of, stdio, serial, reply)?;
     let container = agent.containers.insert(id, container);
     if let Some(process) = container.made(None) {
         await_messages(process, &agent.poller);
     }
+    agent.watch_memory(serial);
     Ok(None)
 }
 
@@ -270,7 +286,7 @@ fn remove(
     let gone = if request.exec_id.is_empty() {
         let fate = container.remove(request.force, reply)?;
         if fate == Fate::Gone {
-            agent.containers.forget(&request.container_id);
+            agent.forget(&request.container_id);
         }
         fate == Fate::Gone
     } else {

@@ -5,6 +5,7 @@ pub(crate) mod network;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod seccomp;
 pub(crate) mod vsock;
 
 use std::io;

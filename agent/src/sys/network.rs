@@ -1,27 +1,23 @@
-//! The loopback interface.
-#![allow(unsafe_code)] // interface ioctls take a C union
+//! An option of netlink sockets.
+#![allow(unsafe_code)] // setsockopt takes a pointer
 
 use std::io;
-use std::mem;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-
-/// Brings `lo` up.
-pub(crate) fn loopback_up() -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // SAFETY: all zeroes is a valid ifreq: an empty name and a union of integers and addresses.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
-        *place = *byte as libc::c_char;
+/// Lets a netlink socket's errors come with words, and without the request that they are about.
+pub(crate) fn explain_errors(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
+        // SAFETY: setsockopt reads `size_of::<c_int>()` bytes of a live integer.
+        super::check(unsafe {
+            libc::setsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_NETLINK,
+                option,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        })?;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads a live ifreq whose name ends in NUL and whose flags are set.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    super::check(result).map(drop)
+    Ok(())
 }

@@ -28,18 +28,24 @@ pub(crate) enum Fork {
     Parent(Child),
 }
 
-/// Forks into new namespaces (`CLONE_NEW*` in `namespaces`) and into `cgroup`.
+/// Forks into new namespaces (`CLONE_NEW*` in `namespaces`) and into `cgroup`, or else into this process's.
 ///
 /// # Safety
 /// This process has one thread: the child has only a copy of the calling one, and a lock that another
 /// held would never be released.
-pub(crate) unsafe fn fork_into(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+pub(crate) unsafe fn fork_into(
+    namespaces: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Fork> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all zeroes is a valid clone_args, a structure of integers.
     let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
-    arguments.flags = namespaces | CLONE_INTO_CGROUP | libc::CLONE_PIDFD as u64;
+    arguments.flags = namespaces | libc::CLONE_PIDFD as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
-    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
     arguments.pidfd = &raw mut pidfd as u64;
     // SAFETY: clone3 reads `size` bytes of a live structure and writes a live integer. Without CLONE_VM the
     // child goes on with its own copy of this stack, which is sound in a process of one thread.

@@ -13,6 +13,8 @@ pub struct Config {
     pub mode: rootfs::Mode,
     pub tty: bool,
     pub stdin: bool,
+    pub seccomp_bpf: Vec<u8>,
+    pub pid_namespace_of: String,
 }
 
 const CAPABILITIES: [&str; 8] = [
@@ -64,6 +66,8 @@ impl Config {
             mode: rootfs::Mode::OVERLAY,
             tty: false,
             stdin: false,
+            seccomp_bpf: Vec::new(),
+            pid_namespace_of: String::new(),
         }
     }
 
@@ -81,6 +85,13 @@ impl Config {
     pub fn with_tty(mut self) -> Self {
         self.tty = true;
         self.spec["process"]["terminal"] = json!(true);
+        self
+    }
+
+    /// In the pid namespace of another container.
+    pub fn with_pids_of(mut self, owner: &str) -> Self {
+        owner.clone_into(&mut self.pid_namespace_of);
+        self.spec["linux"]["namespaces"][0] = json!({"type": "pid", "path": "/proc/77/ns/pid"});
         self
     }
 

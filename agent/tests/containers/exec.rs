@@ -70,29 +70,20 @@ pub const CASES: &[Case] = &[
 ];
 
 /// The usual container's process with other arguments.
-fn process(arguments: &[&str]) -> Value {
+pub fn process(arguments: &[&str]) -> Value {
     Config::command(arguments).spec["process"].take()
 }
 
-fn script(script: &str) -> Value {
+pub fn script(script: &str) -> Value {
     process(&["sh", "-c", script])
 }
 
 /// A container that stays, and does nothing.
-fn sleeper(pod: &Pod, id: &str) {
-    start(pod, id, &Config::command(&["sleep", "1000"]));
+pub fn sleeper(pod: &Pod, id: &str) {
+    pod.start_quiet(id, &Config::command(&["sleep", "1000"]));
 }
 
-fn start(pod: &Pod, id: &str, config: &Config) {
-    pod.must_create(id, config);
-    drop((
-        pod.attach(id, Stream::STDOUT),
-        pod.attach(id, Stream::STDERR),
-    ));
-    assert_eq!(pod.begin(id), None);
-}
-
-fn add(pod: &Pod, id: &str, exec_id: &str, process: &Value, stdin: bool) -> ttrpc::Result<u32> {
+pub fn add(pod: &Pod, id: &str, exec_id: &str, process: &Value, stdin: bool) -> ttrpc::Result<u32> {
     let tty = process["terminal"] == true;
     let stdio = Stdio {
         tty,
@@ -136,7 +127,7 @@ fn begin(pod: &Pod, id: &str, exec_id: &str) -> Option<StartError> {
     response.start_error.into_option()
 }
 
-fn wait(pod: &Pod, id: &str, exec_id: &str) -> ExitStatus {
+pub fn wait(pod: &Pod, id: &str, exec_id: &str) -> ExitStatus {
     let request = WaitContainerRequest {
         container_id: id.to_owned(),
         exec_id: exec_id.to_owned(),
@@ -146,7 +137,7 @@ fn wait(pod: &Pod, id: &str, exec_id: &str) -> ExitStatus {
     response.status.unwrap()
 }
 
-fn remove(pod: &Pod, id: &str, exec_id: &str, force: bool) -> ttrpc::Result<()> {
+pub fn remove(pod: &Pod, id: &str, exec_id: &str, force: bool) -> ttrpc::Result<()> {
     let request = RemoveContainerRequest {
         container_id: id.to_owned(),
         exec_id: exec_id.to_owned(),
@@ -157,7 +148,7 @@ fn remove(pod: &Pod, id: &str, exec_id: &str, force: bool) -> ttrpc::Result<()> 
 }
 
 /// Runs a process to its end; gives what it wrote, standard error last.
-fn run(pod: &Pod, id: &str, exec_id: &str, process: &Value) -> (ExitStatus, String) {
+pub fn run(pod: &Pod, id: &str, exec_id: &str, process: &Value) -> (ExitStatus, String) {
     add(pod, id, exec_id, process, false).unwrap();
     let stdout = collect(attach(pod, id, exec_id, Stream::STDOUT));
     let stderr = collect(attach(pod, id, exec_id, Stream::STDERR));
@@ -167,12 +158,19 @@ fn run(pod: &Pod, id: &str, exec_id: &str, process: &Value) -> (ExitStatus, Stri
     (status, String::from_utf8(bytes).unwrap())
 }
 
+/// Runs a script, gives what it wrote, and leaves nothing of it.
+pub fn run_and_forget(pod: &Pod, id: &str, text: &str) -> String {
+    let (_, seen) = run(pod, id, "forgotten", &script(text));
+    remove(pod, id, "forgotten", false).unwrap();
+    seen
+}
+
 fn a_further_process_is_inside(pod: &Pod) {
     let mut config = Config::script("hostname > /run-hostname; exec sleep 1000");
     config.spec["hostname"] = json!("inner-name");
     let namespaces = config.spec["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.extend(["uts", "ipc", "network"].map(|kind| json!({"type": kind})));
-    start(pod, "c", &config);
+    pod.start_quiet("c", &config);
     let names = "for n in mnt pid cgroup net ipc uts; do \
                  [ $(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) ] && echo $n; done; \
                  hostname; cat /run-hostname; grep ^0: /proc/self/cgroup; tr '\\0' ' ' < /proc/1/cmdline";
@@ -385,7 +383,7 @@ pub fn a_container_with_cgroups_of_its_own_takes_processes(pod: &Pod) {
             mount["options"] = json!(["nosuid", "noexec", "nodev"]);
         }
     }
-    start(pod, "c", &config);
+    pod.start_quiet("c", &config);
     let deadline = Instant::now() + PATIENCE;
     let mut index = 0;
     loop {
@@ -423,7 +421,7 @@ fn case_17_a_false_terminal_is_refused(pod: &Pod) {
         .retain(|mount| mount["destination"] != "/dev/pts");
     let config = config.with_mount(json!({"destination": "/dev/pts", "type": "bind",
         "source": "/run/podvmm/share/volumes/pts", "options": ["rbind"]}));
-    start(pod, "c", &config);
+    pod.start_quiet("c", &config);
     let mut process = script("true");
     process["terminal"] = json!(true);
     assert_eq!(code(add(pod, "c", "t", &process, false)), Code::INTERNAL);

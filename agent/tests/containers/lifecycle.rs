@@ -8,7 +8,7 @@ use agent_protocol::frame::read_message;
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
     AgentEvent, HelloRequest, PowerOffRequest, RemoveContainerRequest, SetupPodRequest,
-    SignalContainerRequest, StartContainerRequest, StatsRequest, WaitContainerRequest, start_error,
+    StartContainerRequest, StatsRequest, WaitContainerRequest, start_error,
 };
 use ttrpc::Code;
 
@@ -70,26 +70,6 @@ fn remove(pod: &Pod, id: &str, force: bool) -> ttrpc::Result<()> {
         ..Default::default()
     };
     pod.client.remove_container(context(), &request).map(drop)
-}
-
-fn signal(pod: &Pod, id: &str, signal: u32, all: bool) -> ttrpc::Result<()> {
-    let request = SignalContainerRequest {
-        container_id: id.to_owned(),
-        signal,
-        all,
-        ..Default::default()
-    };
-    pod.client.signal_container(context(), &request).map(drop)
-}
-
-/// Creates and starts a container that writes nothing.
-fn start(pod: &Pod, id: &str, config: &Config) {
-    pod.must_create(id, config);
-    drop((
-        pod.attach(id, Stream::STDOUT),
-        pod.attach(id, Stream::STDERR),
-    ));
-    assert_eq!(pod.begin(id), None);
 }
 
 fn hello_comes_first_and_versions_must_match(pod: &Pod) {
@@ -184,16 +164,17 @@ fn names_are_unique_until_removed(pod: &Pod) {
 fn signals_end_a_first_process_without_handlers(pod: &Pod) {
     for (number, all) in [(2, false), (15, false), (9, false), (9, true)] {
         let id = format!("s{number}{all}");
-        start(pod, &id, &Config::command(&["sleep", "1000"]));
-        signal(pod, &id, number, all).unwrap();
+        pod.start_quiet(&id, &Config::command(&["sleep", "1000"]));
+        pod.signal(&id, number, all).unwrap();
         let status = pod.wait(&id);
         assert!(status.has_signal());
         assert_eq!(status.signal(), number);
-        signal(pod, &id, 15, false).expect("signalling what has exited is no error");
+        pod.signal(&id, 15, false)
+            .expect("signalling what has exited is no error");
     }
-    start(pod, "x", &Config::command(&["sleep", "1000"]));
-    assert_eq!(code(signal(pod, "x", 0, false)), Code::INVALID_ARGUMENT);
-    assert_eq!(code(signal(pod, "x", 65, false)), Code::INVALID_ARGUMENT);
+    pod.start_quiet("x", &Config::command(&["sleep", "1000"]));
+    assert_eq!(code(pod.signal("x", 0, false)), Code::INVALID_ARGUMENT);
+    assert_eq!(code(pod.signal("x", 65, false)), Code::INVALID_ARGUMENT);
 }
 
 fn handlers_of_a_first_process_run(pod: &Pod) {
@@ -204,16 +185,12 @@ fn handlers_of_a_first_process_run(pod: &Pod) {
     assert_eq!(pod.begin("h"), None);
     let mut line = [0; 6];
     std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
-    signal(pod, "h", 15, false).unwrap();
+    pod.signal("h", 15, false).unwrap();
     assert_eq!(pod.wait("h").exit_code(), 7);
 }
 
 fn a_running_container_is_removed_by_force_only(pod: &Pod) {
-    start(
-        pod,
-        "r",
-        &Config::script("sleep 1000 & sleep 1000 & sleep 1000"),
-    );
+    pod.start_quiet("r", &Config::script("sleep 1000 & sleep 1000 & sleep 1000"));
     assert_eq!(code(remove(pod, "r", false)), Code::FAILED_PRECONDITION);
     remove(pod, "r", true).unwrap();
     assert!(pod.container_cgroups().is_empty());
@@ -345,13 +322,11 @@ fn time_and_memory_are_told(pod: &Pod) {
 }
 
 fn power_off_ends_what_runs(pod: &Pod) {
-    start(
-        pod,
+    pod.start_quiet(
         "stubborn",
         &Config::script("trap '' TERM; sleep 1000 & wait; sleep 1000"),
     );
-    start(
-        pod,
+    pod.start_quiet(
         "polite",
         &Config::script("trap 'exit 0' TERM; sleep 1000 & wait"),
     );

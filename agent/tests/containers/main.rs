@@ -7,13 +7,18 @@
 
 mod agent;
 mod config;
+mod control;
 mod exec;
 mod files;
 mod hostile;
+mod kubernetes;
 mod lifecycle;
 mod limits;
+mod network;
 mod pod;
 mod process;
+mod seccomp;
+mod shared_pids;
 mod streams;
 
 use std::panic;
@@ -30,19 +35,31 @@ fn main() -> ExitCode {
     {
         return agent::run(directory.as_ref());
     }
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let filters: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let cases: Vec<Case> = [
         lifecycle::CASES,
         streams::CASES,
         process::CASES,
+        seccomp::CASES,
+        shared_pids::CASES,
         exec::CASES,
+        control::CASES,
+        control::CPU_CASES,
         files::CASES,
         hostile::CASES,
+        kubernetes::CASES,
+        kubernetes::LIMITED_CASES,
         limits::CASES,
+        network::CASES,
     ]
     .concat()
     .into_iter()
-    .filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())))
+    .filter(|(name, _)| {
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    })
     .collect();
     if arguments.iter().any(|argument| argument == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -60,11 +77,22 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    let no_limits = pod::missing_controllers(&limits::CONTROLLERS);
+    let needs = [
+        (
+            limits::CASES,
+            pod::missing_controllers(&limits::CONTROLLERS),
+        ),
+        (
+            kubernetes::LIMITED_CASES,
+            pod::missing_controllers(&limits::CONTROLLERS),
+        ),
+        (network::CASES, network::missing()),
+        (control::CPU_CASES, control::missing_cpus()),
+    ];
     for case in &cases {
-        let needs_limits = limits::CASES.iter().any(|(name, _)| *name == case.0);
-        match &no_limits {
-            Some(reason) if needs_limits => {
+        let is_in = |group: &[Case]| group.iter().any(|(name, _)| *name == case.0);
+        match needs.iter().find(|(group, _)| is_in(group)) {
+            Some((_, Some(reason))) => {
                 println!("test {} ... skipped: {reason}", case.0);
                 skipped += 1;
             }

@@ -16,8 +16,8 @@ use agent_protocol::frame::read_message;
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
     AgentClient, AgentEvent, CreateContainerRequest, ExitStatus, HelloRequest, PowerOffRequest,
-    Rootfs, SetupPodRequest, StartContainerRequest, StartError, StatsRequest, StatsResponse, Stdio,
-    StreamOpen, WaitContainerRequest,
+    Rootfs, SetupPodRequest, SignalContainerRequest, StartContainerRequest, StartError,
+    StatsRequest, StatsResponse, Stdio, StreamOpen, WaitContainerRequest,
 };
 use agent_protocol::{CONTROL_PORT, PROTOCOL_VERSION, STREAM_PORT};
 use tempfile::TempDir;
@@ -95,7 +95,7 @@ impl Pod {
         fs::create_dir(&cgroup).unwrap();
         let listener = UnixListener::bind(directory.path().join("lifeline.sock")).unwrap();
         let script = "echo $$ > \"$1\"/cgroup.procs && shift && \
-                      exec unshare -mpCf --kill-child --propagation private --mount-proc \"$@\"";
+                      exec unshare -mpnCf --kill-child --propagation private --mount-proc \"$@\"";
         let mut process = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(&cgroup)
@@ -222,6 +222,8 @@ impl Pod {
             oci_spec_json: config.spec.to_string().into_bytes(),
             rootfs: Some(rootfs).into(),
             stdio: Some(stdio).into(),
+            seccomp_bpf: config.seccomp_bpf.clone(),
+            pid_namespace_of: config.pid_namespace_of.clone(),
             ..Default::default()
         };
         self.client.create_container(context(), &request).map(drop)
@@ -232,6 +234,29 @@ impl Pod {
         if let Err(error) = self.create(id, config) {
             panic!("{id}: {error}");
         }
+    }
+
+    /// Creates and starts a container whose output nobody wants.
+    pub fn start_quiet(&self, id: &str, config: &Config) {
+        self.must_create(id, config);
+        drop([Stream::STDOUT, Stream::STDERR].map(|stream| self.attach(id, stream)));
+        assert_eq!(self.begin(id), None);
+    }
+
+    /// The next event, with the time it may take.
+    pub fn event(&self) -> AgentEvent {
+        self.lifeline.set_read_timeout(Some(PATIENCE)).unwrap();
+        read_message(&mut &self.lifeline).unwrap().unwrap()
+    }
+
+    pub fn signal(&self, id: &str, signal: u32, all: bool) -> ttrpc::Result<()> {
+        let request = SignalContainerRequest {
+            container_id: id.to_owned(),
+            signal,
+            all,
+            ..Default::default()
+        };
+        self.client.signal_container(context(), &request).map(drop)
     }
 
     pub fn begin(&self, id: &str) -> Option<StartError> {

@@ -84,6 +84,9 @@ pub struct FsSettings {
     pub max_handles: usize,
     /// Who new files belong to.
     pub ownership: Ownership,
+    /// This process's user namespace does not map all ids: to it, files of others look like nobody's
+    /// (65534). The guest is told that they are root's.
+    pub hides_ids: bool,
     /// Announce each export as a mount of its own (own device number in the guest).
     pub announce_submounts: bool,
 }
@@ -97,6 +100,7 @@ impl Default for FsSettings {
             max_node_fds: 1024,
             max_handles: 16_384,
             ownership: Ownership::Requested,
+            hides_ids: false,
             announce_submounts: false,
         }
     }
@@ -111,6 +115,7 @@ pub struct FsConfig {
     pub(super) max_node_fds: usize,
     pub(super) max_handles: usize,
     pub(super) ownership: Ownership,
+    pub(super) hides_ids: bool,
     pub(super) announce_submounts: bool,
 }
 
@@ -140,6 +145,7 @@ impl TryFrom<FsSettings> for FsConfig {
             max_node_fds: settings.max_node_fds,
             max_handles: settings.max_handles,
             ownership: settings.ownership,
+            hides_ids: settings.hides_ids,
             announce_submounts: settings.announce_submounts,
         })
     }

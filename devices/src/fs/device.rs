@@ -122,7 +122,7 @@ impl Fs {
         let mut workers = Vec::with_capacity(queues.len());
         for queue in queues {
             let index = queue.index();
-            match Worker::start(queue, Arc::clone(&self.server)) {
+            match Worker::start(queue, Arc::clone(&self.server), &with.threads) {
                 Ok(worker) => workers.push(worker),
                 Err(source) => {
                     for worker in workers {

@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::server::{NoRoom, Scratch, Server};
 use super::sys::clear_thread_umask;
+use crate::device::{DeviceKind, Threads};
 use crate::queue::{ActiveQueue, Chain, QueueFault};
 
 /// The queue that FORGET goes through (virtio-v1.2 §5.11.2).
@@ -31,7 +32,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn start(queue: ActiveQueue, server: Arc<Server>) -> io::Result<Self> {
+    pub fn start(queue: ActiveQueue, server: Arc<Server>, threads: &Threads) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let kick = queue.kick().try_clone()?;
         let seen = Arc::clone(&stop);
@@ -39,10 +40,7 @@ impl Worker {
             HIPRIO => "virtio-fs-hp".to_owned(),
             index => format!("virtio-fs-{index}"),
         };
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .stack_size(crate::device::WORKER_STACK)
-            .spawn(move || serve(queue, &server, &seen))?;
+        let thread = threads.start(DeviceKind::Fs, name, move || serve(queue, &server, &seen))?;
         Ok(Self { thread, stop, kick })
     }
 

@@ -15,11 +15,13 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use virtio_bindings::virtio_ring::vring_used_elem;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use access::{ChainReader, ChainWriter, ShortChain};
@@ -150,7 +152,16 @@ pub struct ActiveQueue {
     memory: Memory,
     kick: EventFd,
     interrupt: Arc<dyn Interrupt>,
+    /// Position in the used ring up to which the driver has been notified, or did not want it.
+    notified: u16,
 }
+
+/// What is in the used ring before its elements (virtio-v1.2 §2.7.8).
+const USED_HEADER: u64 = 4;
+const USED_ELEMENT: u64 = size_of::<vring_used_elem>() as u64;
+/// What is in the available ring before its entries (virtio-v1.2 §2.7.6).
+const AVAIL_HEADER: u64 = 4;
+const AVAIL_ENTRY: u64 = size_of::<u16>() as u64;
 
 impl ActiveQueue {
     /// Validates `saved` against `memory` and makes it live.
@@ -194,6 +205,7 @@ impl ActiveQueue {
             memory,
             kick,
             interrupt,
+            notified: saved.next_used,
         })
     }
 
@@ -201,6 +213,12 @@ impl ActiveQueue {
     #[must_use]
     pub fn index(&self) -> u16 {
         self.index
+    }
+
+    /// Number of its descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.ring.size()
     }
 
     /// The doorbell.
@@ -274,22 +292,61 @@ impl ActiveQueue {
             })
     }
 
+    /// Puts several chains on the used ring so that the driver sees either none of them or all.
+    ///
+    /// # Errors
+    /// [`QueueFault::Ring`] when the used ring cannot be written.
+    pub fn push_used_together(&mut self, chains: &[(u16, u32)]) -> Result<(), QueueFault> {
+        let Some(((head, written), before)) = chains.split_last() else {
+            return Ok(());
+        };
+        let first = self.ring.next_used();
+        let mut next = first;
+        for (head, written) in before {
+            let slot = u64::from(next % self.ring.size());
+            let at = GuestAddress(self.ring.used_ring() + USED_HEADER + USED_ELEMENT * slot);
+            let mut element = [0; USED_ELEMENT as usize];
+            element[..4].copy_from_slice(&u32::from(*head).to_le_bytes());
+            element[4..].copy_from_slice(&written.to_le_bytes());
+            self.memory
+                .write_slice(&element, at)
+                .map_err(|error| self.ring_fault(virtio_queue::Error::GuestMemory(error)))?;
+            next = next.wrapping_add(1);
+        }
+        // The driver looks no further than the index, which moves with the last of them.
+        self.ring.set_next_used(next);
+        self.push_used(*head, *written)
+    }
+
     /// Interrupts the driver if it asked for it since the last call. Call it once per batch.
     ///
     /// # Errors
     /// [`QueueFault::Ring`] when the rings cannot be read.
     pub fn notify(&mut self) -> Result<(), QueueFault> {
-        let wanted = self
-            .ring
-            .needs_notification(&*self.memory)
-            .map_err(|source| QueueFault::Ring {
-                queue: self.index,
-                source,
-            })?;
-        if wanted {
+        if self.is_notification_due()? {
             self.interrupt.used_buffers(self.index);
         }
         Ok(())
+    }
+
+    /// virtio-v1.2 §2.7.7. `virtio-queue` would count the chains of
+    /// [`push_used_together`](Self::push_used_together) as one.
+    fn is_notification_due(&mut self) -> Result<bool, QueueFault> {
+        if !self.ring.event_idx_enabled() {
+            return Ok(true);
+        }
+        // What was pushed must be seen before `used_event` is looked at.
+        fence(Ordering::SeqCst);
+        let entries = AVAIL_ENTRY * u64::from(self.ring.size());
+        let at = GuestAddress(self.ring.avail_ring() + AVAIL_HEADER + entries);
+        let used_event = self
+            .memory
+            .load(at, Ordering::Relaxed)
+            .map(u16::from_le)
+            .map_err(|error| self.ring_fault(virtio_queue::Error::GuestMemory(error)))?;
+        let now = self.ring.next_used();
+        let since = std::mem::replace(&mut self.notified, now);
+        Ok(now.wrapping_sub(used_event).wrapping_sub(1) < now.wrapping_sub(since))
     }
 
     /// Asks the driver for a doorbell on its next buffer; `true` when one is available already, in
@@ -336,6 +393,13 @@ impl ActiveQueue {
             desc_table: self.ring.desc_table(),
             avail_ring: self.ring.avail_ring(),
             used_ring: self.ring.used_ring(),
+        }
+    }
+
+    fn ring_fault(&self, source: virtio_queue::Error) -> QueueFault {
+        QueueFault::Ring {
+            queue: self.index,
+            source,
         }
     }
 

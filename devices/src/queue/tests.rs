@@ -293,6 +293,49 @@ fn interrupts_come_when_they_were_asked_for() {
 }
 
 #[test]
+fn chains_that_are_pushed_together_appear_at_once_and_wrap() {
+    let mut f = fixture(true);
+    let mut chain = Chain::new();
+    // Three turns of the ring, seven at a time.
+    for round in 0..48_u32 {
+        let mut together = Vec::new();
+        for i in 0..7 {
+            let head = f.ring.add(&[(0x1_0000, 16, true)]).unwrap();
+            assert!(f.queue.pop(&mut chain).unwrap());
+            together.push((head, round * 7 + i));
+        }
+        f.queue.push_used_together(&together).unwrap();
+        let taken: Vec<_> = std::iter::from_fn(|| f.ring.take_used()).collect();
+        assert_eq!(taken, together);
+    }
+    f.queue.push_used_together(&[]).unwrap();
+    assert_eq!(f.ring.take_used(), None);
+    assert_eq!(f.queue.save().next_used, 48 * 7);
+}
+
+#[test]
+fn an_interrupt_is_due_for_any_of_the_chains_pushed_together() {
+    // The driver waits for the first, for one in the middle, for the last.
+    for wait_for in 0..4 {
+        let mut f = fixture(true);
+        let mut chain = Chain::new();
+        let heads: Vec<_> = (0..8)
+            .map(|_| f.ring.add(&[(0x1_0000, 16, true)]).unwrap())
+            .collect();
+        while f.queue.pop(&mut chain).unwrap() {}
+        f.ring.write_used_event(wait_for);
+        let mut push = |from: usize, to: usize| {
+            let part: Vec<_> = heads[from..to].iter().map(|head| (*head, 1)).collect();
+            f.queue.push_used_together(&part).unwrap();
+            f.queue.notify().unwrap();
+            f.interrupts.0.load(Ordering::SeqCst)
+        };
+        assert_eq!(push(0, 4), 1, "used_event is {wait_for}");
+        assert_eq!(push(4, 8), 1, "the driver has not asked again");
+    }
+}
+
+#[test]
 fn case_04_an_entry_that_appears_late_is_the_next_calls() {
     let mut f = fixture(true);
     // Looks and publications at the same time must never look like a broken chain.

@@ -13,7 +13,8 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{
-    ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, VirtioDevice,
+    ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, Threads,
+    VirtioDevice,
 };
 use crate::queue::{ActiveQueue, Chain, QueueFault, QueueSize};
 
@@ -59,7 +60,9 @@ impl VirtioDevice for Rng {
         mut with: Activation,
     ) -> Result<Box<dyn ActiveDevice>, ActivateError> {
         let queue = with.queues.first_mut().and_then(Option::take);
-        let started = queue.ok_or(RngError::NoQueue).and_then(Worker::start);
+        let started = queue
+            .ok_or(RngError::NoQueue)
+            .and_then(|queue| Worker::start(queue, &with.threads));
         match started {
             Ok(worker) => Ok(Box::new(worker)),
             Err(error) => Err(ActivateError {
@@ -78,14 +81,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(queue: ActiveQueue) -> Result<Self, RngError> {
+    fn start(queue: ActiveQueue, threads: &Threads) -> Result<Self, RngError> {
         let stop = Arc::new(AtomicBool::new(false));
         let kick = queue.kick().try_clone().map_err(RngError::Worker)?;
         let seen = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("virtio-rng".into())
-            .stack_size(crate::device::WORKER_STACK)
-            .spawn(move || serve(queue, &seen))
+        let thread = threads
+            .start(DeviceKind::Rng, "virtio-rng", move || serve(queue, &seen))
             .map_err(RngError::Worker)?;
         Ok(Self {
             thread: Some(thread),

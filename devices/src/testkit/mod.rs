@@ -15,6 +15,7 @@
 
 mod driver;
 pub mod fuse;
+pub mod net;
 mod ring;
 pub mod vsock;
 

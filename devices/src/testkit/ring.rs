@@ -153,12 +153,17 @@ impl Ring {
         let written = u32::from_le_bytes(self.get(at + 4));
         self.next_used = self.next_used.wrapping_add(1);
         self.release(head);
-        // Ask for an interrupt on the next one (VIRTIO_F_EVENT_IDX, used_event).
+        // Ask for an interrupt on the next one.
+        self.write_used_event(self.next_used);
+        Some((head, written))
+    }
+
+    /// Writes `used_event` (VIRTIO_F_EVENT_IDX): which used element is worth an interrupt.
+    pub fn write_used_event(&self, value: u16) {
         self.put(
-            &self.next_used.to_le_bytes(),
+            &value.to_le_bytes(),
             self.avail() + 4 + 2 * u64::from(self.size),
         );
-        Some((head, written))
     }
 
     /// Whether the device wants a doorbell for anything published since the last call.

@@ -27,7 +27,7 @@ use super::registers as reg;
 use super::setup::QueueSetup;
 use crate::Memory;
 use crate::device::{
-    Activation, ActiveDevice, DeviceKind, DeviceState, Interrupt, Stopped, VirtioDevice,
+    Activation, ActiveDevice, DeviceKind, DeviceState, Interrupt, Stopped, Threads, VirtioDevice,
 };
 use crate::queue::{ActiveQueue, InvalidQueue, SavedQueue};
 
@@ -115,6 +115,7 @@ pub struct MmioTransport {
     /// Queues and state kept over a pause.
     paused: Option<SavedLive>,
     mirror: Option<Mirror>,
+    threads: Threads,
 }
 
 impl MmioTransport {
@@ -154,6 +155,7 @@ impl MmioTransport {
             setups,
             paused: None,
             mirror: None,
+            threads: Threads::default(),
         })
     }
 
@@ -178,6 +180,19 @@ impl MmioTransport {
     pub const ACKNOWLEDGE_OFFSET: u64 = reg::INTERRUPT_ACK;
     /// The acknowledgement of used buffers alone.
     pub const ACKNOWLEDGE_USED: u32 = 1;
+
+    /// Starts the device's workers by `threads` from now on.
+    pub fn start_workers_by(&mut self, threads: Threads) {
+        self.threads = threads;
+    }
+
+    /// Whether a write of `data` at `offset` may start or stop workers. The others are served
+    /// without a system call but for those on event file descriptors.
+    #[must_use]
+    pub fn moves_device(offset: u64, data: &[u8]) -> bool {
+        let value = <[u8; 4]>::try_from(data).map(u32::from_le_bytes);
+        offset == reg::STATUS && value.is_ok_and(|value| value == 0 || value & DRIVER_OK != 0)
+    }
 
     /// Keeps what reads of the window give in page `device` of `pages` as well, from now on.
     pub fn mirror(&mut self, pages: &Arc<RegisterPages>, device: usize) {
@@ -486,6 +501,7 @@ impl MmioTransport {
             queues,
             interrupt: Arc::clone(&self.interrupt) as Arc<dyn Interrupt>,
             state,
+            threads: self.threads.clone(),
         };
         match device.activate(activation) {
             Ok(live) => self.slot = Slot::Live(live),

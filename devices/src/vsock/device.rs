@@ -22,7 +22,6 @@ use super::tx::Tx;
 use super::worker::{Hub, Worker};
 use crate::device::{
     ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, VirtioDevice,
-    WORKER_STACK,
 };
 use crate::queue::{ActiveQueue, QueueFault, QueueSize};
 
@@ -153,10 +152,9 @@ impl Vsock {
         let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(VsockError::Events)?;
         let stop_too = stop.try_clone().map_err(VsockError::Events)?;
         let worker = Worker::new(hub, rx, tx, events, stop_too).map_err(VsockError::Events)?;
-        let thread = std::thread::Builder::new()
-            .name("virtio-vsock".into())
-            .stack_size(WORKER_STACK)
-            .spawn(move || worker.run())
+        let thread = with
+            .threads
+            .start(DeviceKind::Vsock, "virtio-vsock", move || worker.run())
             .map_err(VsockError::Worker)?;
         Ok(Active {
             thread,

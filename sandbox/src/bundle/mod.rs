@@ -14,6 +14,7 @@ pub mod rootfs;
 mod seccomp;
 mod translate;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -172,6 +173,29 @@ impl Bundle {
         let network = all.iter().find(|entry| entry["type"] == "network")?;
         let path = network.get("path")?.as_str()?;
         Some(Path::new(path)).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// Kernel parameters that it asks for.
+    #[must_use]
+    pub fn sysctls(&self) -> BTreeMap<String, String> {
+        let all = self
+            .spec
+            .pointer("/linux/sysctl")
+            .and_then(Value::as_object);
+        all.into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect()
+    }
+
+    /// Sources of its bind mounts.
+    pub fn bind_sources(&self) -> impl Iterator<Item = &Path> {
+        let mounts = self.spec.get("mounts").and_then(Value::as_array);
+        mounts
+            .into_iter()
+            .flatten()
+            .filter(|mount| mount["type"] == "bind")
+            .filter_map(|mount| Some(Path::new(mount.get("source")?.as_str()?)))
     }
 
     /// What the container may use at most.

@@ -69,7 +69,7 @@ pub fn share(name: &str, dir: &Path, mounts: &[Mount]) -> Result<Share, RootfsEr
         }
         [mount] => {
             let read_only = mount.options.iter().any(|option| option == "ro");
-            let (file, path) = if mount.kind == "bind"
+            let (file, is_detached, path) = if mount.kind == "bind"
                 || mount
                     .options
                     .iter()
@@ -77,12 +77,11 @@ pub fn share(name: &str, dir: &Path, mounts: &[Mount]) -> Result<Share, RootfsEr
             {
                 bind(mount)?
             } else {
-                (detached(mount)?, PathBuf::from(&mount.source))
+                (detached(mount)?, true, PathBuf::from(&mount.source))
             };
-            directory(
-                Share::of_file(PARAMETER, name, file, &path, read_only)?,
-                path,
-            )
+            let mut share = Share::of_file(PARAMETER, name, file, &path, read_only)?;
+            share.detached = is_detached;
+            directory(share, path)
         }
         more => Err(RootfsError::Stacked(more.len())),
     }
@@ -97,7 +96,7 @@ fn directory(share: Share, path: PathBuf) -> Result<Share, RootfsError> {
     }
 }
 
-fn bind(mount: &Mount) -> Result<(OwnedFd, PathBuf), RootfsError> {
+fn bind(mount: &Mount) -> Result<(OwnedFd, bool, PathBuf), RootfsError> {
     let path = PathBuf::from(&mount.source);
     if !path.is_absolute() {
         return Err(RootfsError::Relative(mount.source.clone()));
@@ -109,8 +108,10 @@ fn bind(mount: &Mount) -> Result<(OwnedFd, PathBuf), RootfsError> {
         | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
     // Without the privilege to copy the mount, what is mounted there is what is shared.
-    let copy = open_tree(&dir, c"", flags).unwrap_or(dir);
-    Ok((copy, path))
+    Ok(match open_tree(&dir, c"", flags) {
+        Ok(copy) => (copy, true, path),
+        Err(_) => (dir, false, path),
+    })
 }
 
 fn detached(mount: &Mount) -> Result<OwnedFd, RootfsError> {

@@ -7,7 +7,7 @@
 //!
 //! The environment says the rest:
 //!
-//! - `PODVMM_CRI_HANDLERS`: handlers to run the cases against (`runc`)
+//! - `PODVMM_CRI_HANDLERS`: handlers to run the cases against (`runc,podvmm`)
 //! - `PODVMM_CRI_IMAGES`: the archive of the tests' images (build/cri/images.tar)
 //! - `PODVMM_CRI_SHIMS`: where `containerd-shim-podvmm-v2` is (target/…/release)
 //! - `PODVMM_GUEST_DIR`: podvmm's guest (build/guest)
@@ -159,7 +159,7 @@ impl Chosen {
 }
 
 fn choose(words: &[String], exact: bool) -> Result<Vec<Chosen>> {
-    let handlers = variable("PODVMM_CRI_HANDLERS").unwrap_or_else(|| "runc".to_owned());
+    let handlers = variable("PODVMM_CRI_HANDLERS").unwrap_or_else(|| "runc,podvmm".to_owned());
     let handlers = Handler::list(&handlers).context("PODVMM_CRI_HANDLERS")?;
     let mut chosen = Vec::new();
     for (subject, cases) in SUBJECTS {

@@ -230,6 +230,11 @@ impl Running {
         kill_process(pid, signal).expect("it is still running");
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until the command has written this.
     pub fn wait_for(&mut self, text: &str) {
         while !self.has_written(text) {

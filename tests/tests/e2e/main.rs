@@ -9,12 +9,15 @@
 //! - the rest: cases by subject
 
 mod bad_input;
+mod check;
 mod command;
 mod files;
 mod harness;
 mod hostile;
+mod jail;
 mod left_behind;
 mod life;
+mod network;
 mod no_kvm;
 mod rootfs;
 mod streams;

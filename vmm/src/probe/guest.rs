@@ -21,7 +21,7 @@ use super::ProbeError;
 
 /// Two passes in a row of this much processor time end a measurement. One may be long only because
 /// a hypervisor below took the processor away, of which nothing is seen up here.
-const LONG_ENOUGH: Duration = Duration::from_millis(1);
+const LONG_ENOUGH: Duration = Duration::from_micros(400);
 
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;

@@ -12,6 +12,7 @@ use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::{Bus, Request};
+use crate::events::{EventSender, ThreadHook, ThreadKind};
 
 pub use state::{StateError, VcpuState};
 
@@ -73,7 +74,7 @@ pub fn prepare_kicks() -> Result<(), vmm_sys_util::errno::Error> {
 }
 
 impl VcpuThread {
-    /// Runs `vcpu` on a thread of its own until it ends; `ended` is called once, on that thread.
+    /// Runs `vcpu` on a thread of its own, after `hook`, and tells `events` when it has ended.
     ///
     /// # Errors
     /// When no thread can be made.
@@ -81,14 +82,20 @@ impl VcpuThread {
         index: u8,
         mut vcpu: VcpuFd,
         bus: Arc<Bus>,
-        ended: impl FnOnce(VcpuEnd) + Send + 'static,
+        events: EventSender,
+        hook: Option<ThreadHook>,
     ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(STACK)
-            .spawn(move || ended(run(&mut vcpu, &bus, &seen)))?;
+            .spawn(move || {
+                if let Some(hook) = hook {
+                    hook(ThreadKind::Vcpu);
+                }
+                events.end(run(&mut vcpu, &bus, &seen, &events));
+            })?;
         Ok(Self { thread, stop })
     }
 
@@ -104,11 +111,14 @@ impl VcpuThread {
     }
 }
 
-fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool) -> VcpuEnd {
+fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, events: &EventSender) -> VcpuEnd {
     while !stop.load(Ordering::SeqCst) {
         let unexpected = |what: String| VcpuEnd::Failed(VcpuError::Unexpected(what));
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(addr, data)) => bus.read_memory(addr, data),
+            Ok(VcpuExit::MmioWrite(addr, data)) if bus.moves_device(addr, data) => {
+                events.write(addr, data);
+            }
             Ok(VcpuExit::MmioWrite(addr, data)) => bus.write_memory(addr, data),
             Ok(VcpuExit::IoIn(port, data)) => bus.read_port(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {

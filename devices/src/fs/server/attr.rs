@@ -18,9 +18,14 @@ const S_ISUID: u32 = 0o4000;
 const S_ISGID: u32 = 0o2000;
 const S_IXGRP: u32 = 0o0010;
 const NO_ID: u32 = u32::MAX;
+/// Who files belong to whose user is not mapped (`kernel.overflowuid`, which nobody changes).
+const NOBODY: u32 = 65534;
 
-/// What the guest is told of `stat`.
-pub(super) fn attr_of(stat: &Statx) -> Attr {
+/// What the guest is told of `stat`, with ids that are hidden from this process if `hides_ids`.
+pub(super) fn attr_of(stat: &Statx, hides_ids: bool) -> Attr {
+    let shown = |id| {
+        if hides_ids && id == NOBODY { 0 } else { id }
+    };
     Attr {
         ino: stat.stx_ino,
         size: stat.stx_size,
@@ -33,8 +38,8 @@ pub(super) fn attr_of(stat: &Statx) -> Attr {
         ctimensec: stat.stx_ctime.tv_nsec,
         mode: stat.stx_mode.into(),
         nlink: stat.stx_nlink,
-        uid: stat.stx_uid,
-        gid: stat.stx_gid,
+        uid: shown(stat.stx_uid),
+        gid: shown(stat.stx_gid),
         rdev: device_number(stat.stx_rdev_major, stat.stx_rdev_minor),
         blksize: stat.stx_blksize,
         flags: 0,
@@ -84,7 +89,7 @@ impl Server {
             Some(fd) => stat_fd(fd)?,
             None => self.stat(&node)?,
         };
-        put(out, &attr_out(&node, &stat))
+        put(out, &self.attr_out(&node, &stat))
     }
 
     pub(super) fn setattr(
@@ -123,7 +128,7 @@ impl Server {
         if args.valid & (fattr::ATIME | fattr::MTIME | fattr::ATIME_NOW | fattr::MTIME_NOW) != 0 {
             change_times(&fd, &args)?;
         }
-        put(out, &attr_out(&node, &stat_fd(&*fd)?))
+        put(out, &self.attr_out(&node, &stat_fd(&*fd)?))
     }
 
     /// Sets the permissions of what `fd` stands for.
@@ -133,7 +138,7 @@ impl Server {
         }
         let number = rustix::path::DecInt::from_fd(fd);
         let mut mode = mode & 0o7777;
-        if kind != FileType::Directory && !rustix::process::geteuid().is_root() {
+        if kind != FileType::Directory && !self.gives_files_away {
             // The file is the VMM's own then, and must not give its rights to whoever runs it.
             mode &= !SET_ID;
         }
@@ -173,13 +178,13 @@ impl Server {
         }
         self.chmod(kind, file, kept)
     }
-}
 
-fn attr_out(node: &Node, stat: &Statx) -> AttrOut {
-    AttrOut {
-        attr_valid: node.export.cache.timeout().as_secs(),
-        attr: attr_of(stat),
-        ..AttrOut::default()
+    fn attr_out(&self, node: &Node, stat: &Statx) -> AttrOut {
+        AttrOut {
+            attr_valid: node.export.cache.timeout().as_secs(),
+            attr: attr_of(stat, self.config.hides_ids),
+            ..AttrOut::default()
+        }
     }
 }
 
@@ -187,7 +192,15 @@ fn change_owner(fd: &OwnedFd, args: &SetattrIn) -> Result<(), Errno> {
     let pick = |flag, id| (args.valid & flag != 0 && id != NO_ID).then_some(id);
     let uid = pick(fattr::UID, args.uid).map(Uid::from_raw);
     let gid = pick(fattr::GID, args.gid).map(Gid::from_raw);
-    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
+    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(unmapped_is_refused)
+}
+
+/// A user whom this process's user namespace does not know is one to whom it may not give files.
+pub(super) fn unmapped_is_refused(errno: Errno) -> Errno {
+    match errno {
+        Errno::INVAL => Errno::PERM,
+        other => other,
+    }
 }
 
 fn change_times(fd: &OwnedFd, args: &SetattrIn) -> Result<(), Errno> {

@@ -20,6 +20,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Statx, Uid};
 use rustix::io::Errno;
 
 use super::Server;
+use super::attr::unmapped_is_refused;
 use super::fds::{open_beneath, stat_at, stat_fd};
 use super::handles::{Handle, Use};
 use super::nodes::Node;
@@ -295,12 +296,13 @@ fn give(dir: &OwnedFd, made: Made<'_>, uid: u32, gid: u32) -> Result<(), Errno> 
         return Err(Errno::INVAL);
     }
     let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    match made {
+    let given = match made {
         Made::Open(file, _) => rustix::fs::fchown(file, uid, gid),
         Made::Named(name) => {
             rustix::fs::chownat(dir.as_fd(), name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
         }
-    }
+    };
+    given.map_err(unmapped_is_refused)
 }
 
 /// Removes what could not be given to its owner, so that the failed request leaves nothing.

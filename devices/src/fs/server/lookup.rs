@@ -84,7 +84,7 @@ impl Server {
             nodeid: node.id,
             entry_valid: valid,
             attr_valid: valid,
-            attr: attr_of(stat),
+            attr: attr_of(stat, self.config.hides_ids),
             ..EntryOut::default()
         })
     }

@@ -66,6 +66,8 @@ pub struct Server {
     handles: handles::Handles,
     session: session::Session,
     last_saved: state::LastSaved,
+    /// Whether files can be given to others: else all that is made is this process's own.
+    gives_files_away: bool,
     /// `/proc/self/fd`, through which descriptors are opened anew. Held, so that a process that has
     /// moved to an empty root can still do so.
     proc_fds: OwnedFd,
@@ -80,6 +82,7 @@ impl Server {
             session: session::Session::default(),
             last_saved: state::LastSaved::default(),
             exports: ExportSet::default(),
+            gives_files_away: may_give_files_away(),
             config,
             proc_fds,
         }
@@ -236,6 +239,11 @@ impl Server {
             handles: self.handles.len(),
         }
     }
+}
+
+fn may_give_files_away() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN))
 }
 
 /// Writes the header of a reply whose body has `done` bytes or which failed.

@@ -153,3 +153,28 @@ fn case_12_privileges_are_not_written_as_attributes() {
         }
     }
 }
+
+#[test]
+fn owners_that_are_hidden_from_the_server_are_shown_as_root() {
+    if !is_root() {
+        println!("skipped: only root makes a file that is nobody's");
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let dir = Dir::new();
+    dir.write("file", "");
+    std::os::unix::fs::chown(dir.path("file"), Some(NOBODY), Some(NOBODY)).expect("chown");
+    for (hides_ids, shown) in [(false, NOBODY), (true, 0)] {
+        let settings = FsSettings {
+            hides_ids,
+            ..FsSettings::default()
+        };
+        let mut client = FuseClient::start(device(settings, [dir.export("rw")]));
+        let node = client.walk("rw/file").expect("walk");
+        let attr = client.getattr(node).expect("getattr").attr;
+        assert_eq!((attr.uid, attr.gid), (shown, shown));
+        let rw = client.walk("rw").expect("walk");
+        let entry = client.lookup(rw, "file").expect("lookup");
+        assert_eq!((entry.attr.uid, entry.attr.gid), (shown, shown));
+    }
+}

@@ -1,8 +1,11 @@
 //! What every device goes through: save, restore, pause, many turns of the ring.
 
+use std::sync::{Arc, Mutex};
+
 use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
+use crate::device::{DeviceKind, Threads};
 
 #[test]
 fn save_restore_save_gives_the_same() {
@@ -99,6 +102,37 @@ fn without_the_event_index_flags_alone_do() {
     assert_eq!(driver.read(0x60), 1);
     driver.write(0x64, 1);
     assert_eq!(driver.read(0x60), 0);
+}
+
+#[test]
+fn the_hook_runs_in_each_worker_before_anything_else() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let seen = Arc::clone(&seen);
+        move |kind| {
+            let name = std::thread::current().name().map(str::to_owned);
+            seen.lock().unwrap().push((kind, name));
+        }
+    };
+    let mut driver = driver();
+    let threads = Threads::with_hook(Arc::new(hook));
+    driver.transport().start_workers_by(threads);
+    for life in 1..=2 {
+        driver.bring_up(!0);
+        assert_works(&mut driver);
+        let worker = (DeviceKind::Rng, Some("virtio-rng".to_owned()));
+        assert_eq!(*seen.lock().unwrap(), vec![worker; life]);
+    }
+}
+
+#[test]
+fn only_a_start_and_a_reset_move_the_device() {
+    let moves = |offset, value: u32| MmioTransport::moves_device(offset, &value.to_le_bytes());
+    assert!(moves(STATUS, 0) && moves(STATUS, 15));
+    for value in [1, 3, 11, 128] {
+        assert!(!moves(STATUS, value), "{value}");
+    }
+    assert!(!moves(0x30, 0) && !MmioTransport::moves_device(STATUS, &[0]));
 }
 
 #[test]

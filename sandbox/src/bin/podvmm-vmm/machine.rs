@@ -5,12 +5,18 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use devices::DeviceKind;
 use devices::fs::{ExportHandle, Fs, FsConfig, FsSettings};
+use devices::net::{Net, NetConfig, Tap};
 use devices::rng::Rng;
 use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
-use vmm::{BuildError, MemorySize, VcpuCount, Vm, VmBuilder};
+use podvmm_sandbox::jail::seccomp::{Filters, Thread};
+use podvmm_sandbox::jail::{self, Jail, Placement};
+use podvmm_sandbox::rundir;
+use vmm::{BuildError, MemorySize, ThreadHook, ThreadKind, VcpuCount, Vm, VmBuilder};
 
 use crate::requests::export;
 
@@ -64,10 +70,17 @@ pub struct Machine {
     pub vm: Vm,
     pub exports: ExportHandle,
     pub requests: OwnedFd,
+    /// What of its jail is missing.
+    pub gaps: Vec<String>,
 }
 
-/// Makes the machine that `launch` describes of the files in `fds`.
-pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
+/// Goes to jail and makes the machine there that `launch` describes of the files in `fds`.
+pub fn build(
+    launch: &Launch,
+    fds: Vec<OwnedFd>,
+    (placement, gate): (Placement, OwnedFd),
+    filters: &Filters,
+) -> Result<Machine, Refusal> {
     let mut fds = fds.into_iter();
     let mut next = |what: &str| {
         fds.next()
@@ -78,6 +91,11 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
     let initrd = File::from(next("the initramfs")?);
     let listener = UnixListener::from(next("the vsock listener")?);
     let requests = next("requests")?;
+    let root = if launch.root {
+        Some(next("the root directory")?)
+    } else {
+        None
+    };
     let console = if launch.console {
         Some(File::from(next("the console")?))
     } else {
@@ -88,8 +106,22 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
         .iter()
         .map(|share| Ok((share, next(&share.name)?)))
         .collect::<Result<Vec<_>, String>>()?;
+    let nets = launch
+        .nets
+        .iter()
+        .map(|config| net(*config, next("a network interface")?))
+        .collect::<Result<Vec<_>, String>>()?;
 
-    let fs = fs(&launch.share_tag, launch.vcpus, shares)?;
+    let jail = jail::enter(placement, &gate, root).map_err(|error| with_causes(&error))?;
+    drop(gate);
+    let install = filters.install(Thread::Main);
+    install.map_err(|error| with_causes(&error))?;
+    let sockets = if jail.has_root {
+        rundir::vsock_inside()
+    } else {
+        PathBuf::from(&launch.vsock_path)
+    };
+    let fs = fs(launch, shares, &jail)?;
     let exports = fs.exports();
     let mut builder = VmBuilder::new(kernel)
         .kvm(kvm)
@@ -97,9 +129,13 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
         .vcpus(VcpuCount::new(launch.vcpus).map_err(|error| error.to_string())?)
         .memory(MemorySize::from_bytes(launch.memory).map_err(|error| error.to_string())?)
         .cmdline(launch.cmdline.clone())
-        .device(Box::new(vsock(listener, &launch.vsock_path)?))
+        .device(Box::new(vsock(listener, sockets)?))
         .device(Box::new(fs))
-        .device(Box::new(Rng));
+        .device(Box::new(Rng))
+        .on_thread_start(narrow(filters.clone()));
+    for net in nets {
+        builder = builder.device(Box::new(net));
+    }
     if let Some(console) = console {
         builder = builder.console(console);
     }
@@ -107,24 +143,53 @@ pub fn build(launch: &Launch, fds: Vec<OwnedFd>) -> Result<Machine, Refusal> {
         vm: builder.build()?,
         exports,
         requests,
+        gaps: jail.gaps,
     })
 }
 
-fn vsock(listener: UnixListener, path: &str) -> Result<Vsock, String> {
+fn net(config: NetConfig, tap: OwnedFd) -> Result<Net, String> {
+    let tap = Tap::new(tap).map_err(|error| with_causes(&error))?;
+    Ok(Net::new(config, Arc::new(tap)))
+}
+
+/// Narrows each thread of the machine to its list of system calls before it does anything.
+fn narrow(filters: Filters) -> ThreadHook {
+    Arc::new(move |kind| {
+        let thread = match kind {
+            ThreadKind::Vcpu => Thread::Vcpu,
+            ThreadKind::Worker(DeviceKind::Vsock) => Thread::Vsock,
+            ThreadKind::Worker(DeviceKind::Fs) => Thread::Fs,
+            ThreadKind::Worker(DeviceKind::Rng) => Thread::Rng,
+            ThreadKind::Worker(DeviceKind::Net) => Thread::Net,
+        };
+        narrow_to(&filters, thread);
+    })
+}
+
+/// Ends the process where a thread would run without its filter.
+pub fn narrow_to(filters: &Filters, thread: Thread) {
+    if let Err(error) = filters.install(thread) {
+        eprintln!("podvmm-vmm: {}", with_causes(&error));
+        std::process::exit(125);
+    }
+}
+
+fn vsock(listener: UnixListener, sockets: PathBuf) -> Result<Vsock, String> {
     let config = VsockConfig {
         guest_cid: GuestCid::try_from(GUEST_CID).map_err(|error| error.to_string())?,
         listener,
-        host_ports: HostPorts::UnixPrefix(PathBuf::from(path)),
+        host_ports: HostPorts::UnixPrefix(sockets),
         limits: Limits::default(),
     };
     Vsock::new(config).map_err(|error| with_causes(&error))
 }
 
-fn fs(tag: &str, vcpus: u64, shares: Vec<(&LaunchShare, OwnedFd)>) -> Result<Fs, String> {
+fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Result<Fs, String> {
     let settings = FsSettings {
-        tag: tag.to_owned(),
+        tag: launch.share_tag.clone(),
         // The guest picks a queue by CPU; each is a thread here.
-        request_queues: vcpus.clamp(1, MAX_FS_QUEUES) as u16,
+        request_queues: launch.vcpus.clamp(1, MAX_FS_QUEUES) as u16,
+        hides_ids: jail.hides_ids,
         ..Default::default()
     };
     let config = FsConfig::try_from(settings).map_err(|error| with_causes(&error))?;
@@ -132,5 +197,6 @@ fn fs(tag: &str, vcpus: u64, shares: Vec<(&LaunchShare, OwnedFd)>) -> Result<Fs,
         .into_iter()
         .map(|(share, file)| export(share, file))
         .collect::<Result<Vec<_>, String>>()?;
-    Fs::new(config, exports).map_err(|error| with_causes(&error))
+    let proc_fds = rustix::io::dup(&jail.proc_fds).map_err(|errno| errno.to_string())?;
+    Fs::with_proc_fds(config, exports, proc_fds).map_err(|error| with_causes(&error))
 }

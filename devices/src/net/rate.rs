@@ -1,0 +1,182 @@
+//! Token buckets: how much may pass, on average and at once.
+
+use std::time::{Duration, Instant};
+
+use super::config::{Rate, RateLimit};
+
+const NANOS: u128 = 1_000_000_000;
+
+/// One direction's limits.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    buckets: [Option<Bucket>; 2],
+}
+
+impl Limiter {
+    pub fn new(limit: RateLimit) -> Self {
+        Self {
+            buckets: [limit.bytes, limit.frames].map(|rate| rate.map(Bucket::new)),
+        }
+    }
+
+    /// Whether there is anything to ask before a frame passes.
+    pub fn is_limited(&self) -> bool {
+        self.buckets.iter().any(Option::is_some)
+    }
+
+    /// When the next frame may pass, if it may not now.
+    pub fn blocked_until(&mut self, now: Instant) -> Option<Instant> {
+        let buckets = self.buckets.iter_mut().flatten();
+        let wait = buckets.filter_map(|bucket| bucket.wait(now)).max();
+        wait.map(|wait| now + wait)
+    }
+
+    /// Takes what a frame costs. It may be more than is left: the next one waits for it then.
+    pub fn take(&mut self, bytes: usize) {
+        for (bucket, amount) in self.buckets.iter_mut().zip([bytes as u64, 1]) {
+            if let Some(bucket) = bucket {
+                bucket.tokens -= i128::from(amount);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    /// May be below zero: a frame is let through whole as long as anything is left.
+    tokens: i128,
+    /// Up to when tokens have been added.
+    filled: Option<Instant>,
+}
+
+impl Bucket {
+    fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            tokens: i128::from(rate.burst.get()),
+            filled: None,
+        }
+    }
+
+    /// Time until something is left.
+    fn wait(&mut self, now: Instant) -> Option<Duration> {
+        self.fill(now);
+        if self.tokens > 0 {
+            return None;
+        }
+        let missing = 1 - self.tokens;
+        let nanos = missing.unsigned_abs() * NANOS;
+        let nanos = nanos.div_ceil(u128::from(self.rate.per_second.get()));
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let filled = *self.filled.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(filled).as_nanos();
+        let rate = u128::from(self.rate.per_second.get());
+        let tokens = elapsed * rate / NANOS;
+        if tokens == 0 {
+            return;
+        }
+        // Only the time that gave whole tokens is used up, or slow rates would never give one.
+        let used = Duration::from_nanos(u64::try_from(tokens * NANOS / rate).unwrap_or(u64::MAX));
+        self.filled = Some(filled + used);
+        let tokens = i128::try_from(tokens).unwrap_or(i128::MAX);
+        self.tokens = self
+            .tokens
+            .saturating_add(tokens)
+            .min(i128::from(self.rate.burst.get()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+
+    fn rate(per_second: u64, burst: u64) -> Option<Rate> {
+        Some(Rate {
+            per_second: NonZeroU64::new(per_second).unwrap(),
+            burst: NonZeroU64::new(burst).unwrap(),
+        })
+    }
+
+    /// Frames of `size` that pass within `time` if there is always one more.
+    fn passed(limiter: &mut Limiter, start: Instant, time: Duration, size: usize) -> u64 {
+        let mut now = start;
+        let mut frames = 0;
+        while now <= start + time {
+            match limiter.blocked_until(now) {
+                Some(until) => {
+                    assert!(until > now, "a wait gets somewhere");
+                    now = until;
+                }
+                None => {
+                    limiter.take(size);
+                    frames += 1;
+                }
+            }
+        }
+        frames
+    }
+
+    #[test]
+    fn the_burst_comes_first_and_the_rate_after_it() {
+        let mut limiter = Limiter::new(RateLimit {
+            bytes: rate(1_000_000, 50_000),
+            frames: None,
+        });
+        let start = Instant::now();
+        assert_eq!(passed(&mut limiter, start, Duration::ZERO, 1000), 50);
+        let later = passed(&mut limiter, start, Duration::from_secs(2), 1000);
+        assert!((1999..=2001).contains(&later), "{later} frames");
+        // An hour of rest gives one burst and no more.
+        let start = start + Duration::from_secs(3600);
+        assert_eq!(passed(&mut limiter, start, Duration::ZERO, 1000), 50);
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_bucket_passes_and_is_paid_off() {
+        let mut limiter = Limiter::new(RateLimit {
+            bytes: rate(1000, 1),
+            frames: None,
+        });
+        let start = Instant::now();
+        assert_eq!(limiter.blocked_until(start), None);
+        limiter.take(60_000);
+        let until = limiter.blocked_until(start).unwrap();
+        assert_eq!(until - start, Duration::from_secs(60));
+        assert_eq!(limiter.blocked_until(until), None);
+    }
+
+    #[test]
+    fn the_tighter_of_two_limits_counts_and_slow_rates_get_there() {
+        let mut limiter = Limiter::new(RateLimit {
+            bytes: rate(u64::MAX, u64::MAX),
+            frames: rate(3, 1),
+        });
+        let start = Instant::now();
+        let mut now = start;
+        for _ in 0..3 {
+            limiter.take(usize::MAX >> 1);
+            // Asked again and again in between, as a busy worker would.
+            while limiter.blocked_until(now).is_some() {
+                now += Duration::from_micros(100);
+            }
+        }
+        let took = (now - start).as_millis();
+        assert!((999..=1001).contains(&took), "{took} ms for three frames");
+    }
+
+    #[test]
+    fn no_limit_is_no_limit() {
+        let mut limiter = Limiter::new(RateLimit::default());
+        assert!(!limiter.is_limited());
+        limiter.take(usize::MAX);
+        assert_eq!(limiter.blocked_until(Instant::now()), None);
+    }
+}
