@@ -1,6 +1,6 @@
 //! A case, and what running it comes to.
 
-use std::sync::{Mutex, PoisonError};
+use std::io::Write;
 
 use anyhow::Result;
 use libtest_mimic::Failed;
@@ -12,20 +12,35 @@ use podvmm_cri_tests::traces::Traces;
 
 /// One case.
 pub struct Case {
-    /// Its name, which may be part of a command line.
+    /// Its name, by which it is chosen.
     pub name: &'static str,
     /// What a handler does that passes it, in the words of the comparison.
     pub about: &'static str,
-    /// The case itself.
-    pub run: fn(Node<'_>) -> Result<Outcome>,
+    /// Which handler is meant to do otherwise, and what it does, which is what the case then asserts.
+    pub unlike: Option<(Handler, &'static str)>,
+    run: fn(Node<'_>) -> Result<()>,
 }
 
-/// How a handler passed a case.
-pub enum Outcome {
-    /// It does what is asked.
-    Works,
-    /// It is meant to do otherwise, and does; this is why.
-    Differs(&'static str),
+impl Case {
+    pub const fn new(
+        name: &'static str,
+        about: &'static str,
+        run: fn(Node<'_>) -> Result<()>,
+    ) -> Self {
+        Self {
+            name,
+            about,
+            unlike: None,
+            run,
+        }
+    }
+
+    pub const fn unlike(self, handler: Handler, what_it_does: &'static str) -> Self {
+        Self {
+            unlike: Some((handler, what_it_does)),
+            ..self
+        }
+    }
 }
 
 /// A run of cases on one node.
@@ -33,7 +48,6 @@ pub struct Run {
     /// The node.
     pub bed: Bed,
     assets: Assets,
-    results: Mutex<Vec<String>>,
 }
 
 /// How much of containerd's log a failure shows.
@@ -41,11 +55,7 @@ const LOG_LINES: usize = 40;
 
 impl Run {
     pub fn new(bed: Bed, assets: Assets) -> Self {
-        Self {
-            bed,
-            assets,
-            results: Mutex::default(),
-        }
+        Self { bed, assets }
     }
 
     /// The first pod makes directories and a bridge that stay, whatever runtime it is for.
@@ -56,51 +66,30 @@ impl Run {
     }
 
     /// Runs a case and looks at what it left behind.
-    pub fn case(&self, subject: &str, case: &Case, handler: Handler) -> Result<(), Failed> {
+    pub fn case(&self, case: &Case, handler: Handler) -> Result<(), Failed> {
         let log = self.bed.log_end();
         let before = Traces::now();
-        let node = Node {
+        let result = (case.run)(Node {
             bed: &self.bed,
             assets: &self.assets,
             handler,
-        };
-        let outcome = (case.run)(node);
-        let left_behind = before.expect_no_more();
-        let (word, why) = match (&outcome, &left_behind) {
-            (Ok(Outcome::Works), Ok(())) => ("works", ""),
-            (Ok(Outcome::Differs(why)), Ok(())) => ("differs", *why),
-            _ => ("fails", ""),
-        };
-        self.results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(format!(
-                "cri-result\t{subject}\t{}\t{}\t{handler}\t{word}\t{why}",
-                case.name, case.about,
-            ));
-        let mut complaints = Vec::new();
-        if let Err(error) = outcome {
-            complaints.push(format!("handler {handler}: {error:#}"));
-        }
-        if let Err(error) = left_behind {
-            complaints.push(format!("handler {handler}: {error:#}"));
-        }
+        });
+        let complaints: Vec<_> = [result, before.expect_no_more()]
+            .into_iter()
+            .filter_map(Result::err)
+            .map(|error| format!("handler {handler}: {error:#}"))
+            .collect();
         if complaints.is_empty() {
             return Ok(());
         }
-        complaints.push(format!(
-            "containerd's log of this case ends in:\n{}",
-            self.bed.log_since(log, LOG_LINES)
-        ));
-        // At once, for runs that are cut short.
-        eprintln!("\n{subject}::{}: {}", case.name, complaints.join("\n"));
+        // At once and not with all others at the end, for runs that are cut short.
+        println!(
+            "\n{}: {}\ncontainerd's log of this case ends in:\n{}",
+            case.name,
+            complaints.join("\n"),
+            self.bed.log_since(log, LOG_LINES),
+        );
+        std::io::stdout().flush()?;
         Err(Failed::without_message())
-    }
-
-    /// Prints a line for each case that was run.
-    pub fn print_results(&self) {
-        for line in &*self.results.lock().unwrap_or_else(PoisonError::into_inner) {
-            println!("{line}");
-        }
     }
 }

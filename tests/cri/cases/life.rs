@@ -7,86 +7,88 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as cri;
 use podvmm_cri_tests::client::CallError;
+use podvmm_cri_tests::handler::RUNC;
 use podvmm_cri_tests::pod::{Container, Node, Pod, base, brief};
 use podvmm_cri_tests::spec::{ContainerSpec, PodSpec};
 use podvmm_cri_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::case::{Case, Outcome};
+use crate::case::Case;
 
 pub const CASES: &[Case] = &[
-    Case {
-        name: "exit_status",
-        about: "exit status and reason of a container that ends by itself",
-        run: exit_status,
-    },
-    Case {
-        name: "termination_message",
-        about: "the termination message is the node's to read",
-        run: termination_message,
-    },
-    Case {
-        name: "stop",
-        about: "StopContainer: SIGTERM, and the container's own exit status",
-        run: stop,
-    },
-    Case {
-        name: "stop_after_grace",
-        about: "StopContainer: SIGKILL after the grace period, exit status 137",
-        run: stop_after_grace,
-    },
-    Case {
-        name: "start_error",
-        about: "a command that does not exist is an error of StartContainer that names it",
-        run: start_error,
-    },
-    Case {
-        name: "container_restart",
-        about: "a container that has ended is created again in the same pod, which keeps its address",
-        run: container_restart,
-    },
-    Case {
-        name: "two_containers",
-        about: "two containers of a pod share localhost, and end one by one",
-        run: two_containers,
-    },
-    Case {
-        name: "many_pods",
-        about: "four pods start at the same time, and end at the same time",
-        run: many_pods,
-    },
-    Case {
-        name: "stop_twice",
-        about: "StopPodSandbox and RemovePodSandbox can be repeated",
-        run: stop_twice,
-    },
-    Case {
-        name: "remove_running",
-        about: "RemovePodSandbox of a pod that runs ends it",
-        run: remove_running,
-    },
+    Case::new(
+        "exit_status",
+        "exit status and reason of a container that ends by itself",
+        exit_status,
+    ),
+    Case::new(
+        "termination_message",
+        "the termination message is the node's to read",
+        termination_message,
+    ),
+    Case::new(
+        "stop",
+        "StopContainer: SIGTERM, and the container's own exit status",
+        stop,
+    ),
+    Case::new(
+        "stop_after_grace",
+        "StopContainer: SIGKILL after the grace period, exit status 137",
+        stop_after_grace,
+    ),
+    Case::new(
+        "start_error",
+        "a command that does not exist is an error of StartContainer that names it",
+        start_error,
+    ),
+    Case::new(
+        "container_restart",
+        "a container that has ended is created again in the same pod, which keeps its address",
+        container_restart,
+    ),
+    Case::new(
+        "two_containers",
+        "two containers of a pod share localhost, and end one by one",
+        two_containers,
+    ),
+    Case::new(
+        "many_pods",
+        "four pods start at the same time, and end at the same time",
+        many_pods,
+    ),
+    Case::new(
+        "stop_twice",
+        "StopPodSandbox and RemovePodSandbox can be repeated",
+        stop_twice,
+    ),
+    Case::new(
+        "remove_running",
+        "RemovePodSandbox of a pod that runs ends it",
+        remove_running,
+    ),
 ];
 
 /// These restart containerd or kill shims.
 pub const FAULTS: &[Case] = &[
-    Case {
-        name: "containerd_restart",
-        about: "a pod outlives a restart of containerd: exec, logs and exit status work on",
-        run: containerd_restart,
-    },
-    Case {
-        name: "exit_unseen",
-        about: "a container that ends while containerd is away is found ended, with its status",
-        run: exit_unseen,
-    },
-    Case {
-        name: "shim_killed",
-        about: "a pod whose shim was killed is seen to have failed, and can be deleted",
-        run: shim_killed,
-    },
+    Case::new(
+        "containerd_restart",
+        "a pod outlives a restart of containerd: exec, logs and exit status work on",
+        containerd_restart,
+    ),
+    Case::new(
+        "exit_unseen",
+        "a container that ends while containerd is away is found ended, with its status",
+        exit_unseen,
+    ),
+    Case::new(
+        "shim_killed",
+        "a pod whose shim was killed is seen to have failed, and can be deleted",
+        shim_killed,
+    )
+    .unlike(RUNC, "leaves the file of the shim's socket behind"),
 ];
 
-fn exit_status(node: Node<'_>) -> Result<Outcome> {
+fn exit_status(node: Node<'_>) -> Result<()> {
     let (pod, ill) = node.run("exit-status", ContainerSpec::sh("exit 7"))?;
     let well = pod.start(ContainerSpec::sh("exit 0").called("well"))?;
     let status = ill.ended(10)?;
@@ -117,20 +119,20 @@ fn exit_status(node: Node<'_>) -> Result<Outcome> {
         "a command was run in a container that has ended: {output:?}"
     );
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn termination_message(node: Node<'_>) -> Result<Outcome> {
+fn termination_message(node: Node<'_>) -> Result<()> {
     let script = "echo 'out of cheese' >/dev/termination-log; exit 1";
     let (pod, container) = node.run("message", ContainerSpec::sh(script))?;
     container.ended(10)?;
     let message = fs::read_to_string(&container.termination)?;
     ensure!(message == "out of cheese\n", "{message:?}");
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn stop(node: Node<'_>) -> Result<Outcome> {
+fn stop(node: Node<'_>) -> Result<()> {
     let script = "trap 'echo ending; exit 3' TERM; echo ready; sleep 1000000 & wait";
     let (pod, container) = node.run("stop", ContainerSpec::sh(script))?;
     container.has_logged("ready")?;
@@ -144,10 +146,10 @@ fn stop(node: Node<'_>) -> Result<Outcome> {
     // kubelet asks again if it is not sure of the answer.
     container.stop(1)?;
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn stop_after_grace(node: Node<'_>) -> Result<Outcome> {
+fn stop_after_grace(node: Node<'_>) -> Result<()> {
     let script = "trap '' TERM; echo ready; while :; do sleep 1; done";
     let (pod, container) = node.run("grace", ContainerSpec::sh(script))?;
     container.has_logged("ready")?;
@@ -162,10 +164,10 @@ fn stop_after_grace(node: Node<'_>) -> Result<Outcome> {
         brief(&status)
     );
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn start_error(node: Node<'_>) -> Result<Outcome> {
+fn start_error(node: Node<'_>) -> Result<()> {
     let pod = node.run_pod(PodSpec::new("start-error"))?;
     let container = pod.create(ContainerSpec::sh("").command(&["/no/such/program", "word"]))?;
     let Err(CallError { message, .. }) = container.start() else {
@@ -183,10 +185,10 @@ fn start_error(node: Node<'_>) -> Result<Outcome> {
     let next = pod.start(ContainerSpec::idle().called("next"))?;
     ensure!(next.sh("echo fine")? == "fine", "the pod after that");
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn container_restart(node: Node<'_>) -> Result<Outcome> {
+fn container_restart(node: Node<'_>) -> Result<()> {
     let pod = node.run_pod(PodSpec::new("restart"))?;
     let volume = pod.volume("kept")?;
     let ip = pod.ip()?;
@@ -221,10 +223,10 @@ fn container_restart(node: Node<'_>) -> Result<Outcome> {
         "the address"
     );
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn two_containers(node: Node<'_>) -> Result<Outcome> {
+fn two_containers(node: Node<'_>) -> Result<()> {
     let (pod, server) = node.run(
         "two",
         ContainerSpec::sh("exec httpd -f -p 127.0.0.1:8080 -h /srv"),
@@ -248,10 +250,10 @@ fn two_containers(node: Node<'_>) -> Result<Outcome> {
         "the client ended with the server"
     );
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn many_pods(node: Node<'_>) -> Result<Outcome> {
+fn many_pods(node: Node<'_>) -> Result<()> {
     let started: Vec<Result<(Pod, Container)>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
             .map(|number| {
@@ -286,10 +288,10 @@ fn many_pods(node: Node<'_>) -> Result<Outcome> {
             .collect()
     });
     removed.into_iter().collect::<Result<Vec<()>>>()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn stop_twice(node: Node<'_>) -> Result<Outcome> {
+fn stop_twice(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("stop-twice", ContainerSpec::idle())?;
     pod.stop()?;
     ensure!(
@@ -306,23 +308,20 @@ fn stop_twice(node: Node<'_>) -> Result<Outcome> {
     node.cri()
         .remove_pod_sandbox(again)
         .context("the second time")?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn remove_running(node: Node<'_>) -> Result<Outcome> {
+fn remove_running(node: Node<'_>) -> Result<()> {
     let (pod, _container) = node.run("remove-running", ContainerSpec::idle())?;
-    node.cri()
-        .remove_pod_sandbox(cri::RemovePodSandboxRequest {
-            pod_sandbox_id: pod.id.clone(),
-        })?;
+    pod.remove_at_once()?;
     let left = node
         .cri()
         .list_containers(cri::ListContainersRequest { filter: None })?;
     ensure!(left.containers.is_empty(), "{left:?}");
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn containerd_restart(node: Node<'_>) -> Result<Outcome> {
+fn containerd_restart(node: Node<'_>) -> Result<()> {
     let script =
         "trap 'exit 9' TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2 & wait $!; done";
     let (pod, container) = node.run("containerd-restart", ContainerSpec::sh(script))?;
@@ -351,10 +350,10 @@ fn containerd_restart(node: Node<'_>) -> Result<Outcome> {
     let status = container.status()?;
     ensure!(status.exit_code == 9, "{}", brief(&status));
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn exit_unseen(node: Node<'_>) -> Result<Outcome> {
+fn exit_unseen(node: Node<'_>) -> Result<()> {
     let pod = node.run_pod(PodSpec::new("exit-unseen"))?;
     let volume = pod.volume("signal")?;
     let script =
@@ -377,7 +376,7 @@ fn exit_unseen(node: Node<'_>) -> Result<Outcome> {
         pod.status()?
     );
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
 /// The process of a pod's shim: its command line has the pod's id.
@@ -397,7 +396,7 @@ fn shim_of(pod: &Pod) -> Result<Pid> {
     )
 }
 
-fn shim_killed(node: Node<'_>) -> Result<Outcome> {
+fn shim_killed(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("shim-killed", ContainerSpec::idle())?;
     let address = base()
         .join("state/io.containerd.runtime.v2.task/k8s.io")
@@ -413,11 +412,8 @@ fn shim_killed(node: Node<'_>) -> Result<Outcome> {
     })?;
     pod.remove()?;
     let socket = Path::new(address.trim_start_matches("unix://"));
-    if socket.exists() && !node.handler.own_kernel {
+    if node.handler == RUNC && socket.exists() {
         fs::remove_file(socket)?;
-        return Ok(Outcome::Differs(
-            "the file of the shim's socket stays behind",
-        ));
     }
-    Ok(Outcome::Works)
+    Ok(())
 }

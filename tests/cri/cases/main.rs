@@ -1,18 +1,19 @@
 //! What kubelet does to pods, case by case, against each runtime handler.
 //!
-//! Like a test program of libtest: names are `handler::subject::case`, `--list` lists them, a word
-//! filters them. The environment chooses more coarsely:
+//! Arguments and output are libtest's: names are `handler::subject::case`, words choose those that
+//! contain one of them, or with `--exact` those that are one of them. Besides, `--describe` prints a
+//! line for each case, with tabs between: `cri-case`, subject, case, what it is about, and for a
+//! handler that is meant to do otherwise, its name and what it does.
+//!
+//! The environment says the rest:
 //!
 //! - `PODVMM_CRI_HANDLERS`: handlers to run the cases against (`runc,podvmm`)
-//! - `PODVMM_CRI_SUBJECTS`: subjects, separated by spaces (all)
 //! - `PODVMM_CRI_IMAGES`: the archive of the tests' images (build/cri/images.tar)
 //! - `PODVMM_CRI_SHIMS`: where `containerd-shim-podvmm-v2` is (target/…/release)
 //! - `PODVMM_GUEST_DIR`: podvmm's guest (build/guest)
 //!
 //! containerd is started before the first case and stopped after the last one. A case fails if it
-//! leaves anything behind on the node. At the end comes a line for each case that
-//! `tests/tools/cri-table` makes the comparison of, with tabs between its words:
-//! `cri-result`, subject, case, what it is about, handler, outcome, explanation.
+//! leaves anything behind on the node.
 
 mod case;
 mod ctr;
@@ -29,8 +30,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use libtest_mimic::{Arguments, Trial};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::{Arguments, Conclusion, Trial};
 use podvmm_cri_tests::alone::{self, Role};
 use podvmm_cri_tests::bed::{Assets, Bed};
 use podvmm_cri_tests::{Handler, pod, spec};
@@ -52,7 +53,13 @@ const SUBJECTS: [(&str, &[Case]); 10] = [
 ];
 
 fn main() -> ExitCode {
-    match run(Arguments::from_args()) {
+    let (words, options): (Vec<_>, Vec<_>) = split_words(std::env::args().skip(1).collect());
+    if options.iter().any(|option| option == "--describe") {
+        describe();
+        return ExitCode::SUCCESS;
+    }
+    let arguments = Arguments::from_iter(std::iter::once("cri".to_owned()).chain(options));
+    match run(arguments, &words) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("cri: {error:#}");
@@ -61,11 +68,48 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(mut arguments: Arguments) -> Result<u8> {
+/// Filters apart from options: libtest takes several filters, libtest_mimic one.
+fn split_words(arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let (mut words, mut options) = (Vec::new(), Vec::<String>::new());
+    for argument in arguments {
+        let value = options.last().is_some_and(|last| {
+            [
+                "--skip",
+                "--format",
+                "--color",
+                "--logfile",
+                "--test-threads",
+            ]
+            .contains(&last.as_str())
+        });
+        if value || argument.starts_with('-') {
+            options.push(argument);
+        } else {
+            words.push(argument);
+        }
+    }
+    (words, options)
+}
+
+fn describe() {
+    for (subject, cases) in SUBJECTS {
+        for case in cases {
+            let (handler, what) = case
+                .unlike
+                .map_or(("", ""), |(handler, what)| (handler.name, what));
+            println!(
+                "cri-case\t{subject}\t{}\t{}\t{handler}\t{what}",
+                case.name, case.about
+            );
+        }
+    }
+}
+
+fn run(mut arguments: Arguments, words: &[String]) -> Result<u8> {
     // What a case leaves behind must be its own.
     arguments.test_threads = Some(1);
-    let chosen = choose()?;
-    if arguments.list {
+    let chosen = choose(words, arguments.exact)?;
+    if arguments.list || chosen.is_empty() {
         let trials = chosen
             .into_iter()
             .map(|chosen| chosen.trial(None))
@@ -86,59 +130,57 @@ fn run(mut arguments: Arguments) -> Result<u8> {
         .map(|chosen| chosen.trial(Some(run.clone())))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    run.print_results();
     run.bed.stop()?;
-    pod::remove_cgroups()?;
+    if !conclusion.has_failed() {
+        pod::remove_cgroups()?;
+    }
     Ok(conclude(&conclusion))
 }
 
-fn conclude(conclusion: &libtest_mimic::Conclusion) -> u8 {
+/// libtest's exit status.
+fn conclude(conclusion: &Conclusion) -> u8 {
     if conclusion.has_failed() { 101 } else { 0 }
 }
 
 /// A case and the handler to run it against.
 struct Chosen {
-    subject: &'static str,
+    name: String,
     case: &'static Case,
     handler: Handler,
 }
 
 impl Chosen {
     fn trial(self, run: Option<Arc<Run>>) -> Trial {
-        let name = format!("{}::{}::{}", self.handler, self.subject, self.case.name);
-        Trial::test(name, move || match run {
-            Some(run) => Ok(run.case(self.subject, self.case, self.handler)?),
+        Trial::test(self.name, move || match run {
+            Some(run) => run.case(self.case, self.handler),
             None => Err("it was only to be listed".into()),
         })
     }
 }
 
-fn choose() -> Result<Vec<Chosen>> {
+fn choose(words: &[String], exact: bool) -> Result<Vec<Chosen>> {
     let handlers = variable("PODVMM_CRI_HANDLERS").unwrap_or_else(|| "runc,podvmm".to_owned());
     let handlers = Handler::list(&handlers).context("PODVMM_CRI_HANDLERS")?;
-    let subjects = variable("PODVMM_CRI_SUBJECTS");
-    if let Some(unknown) = subjects
-        .iter()
-        .flat_map(|names| names.split_whitespace())
-        .find(|name| SUBJECTS.iter().all(|(subject, _)| subject != name))
-    {
-        anyhow::bail!(
-            "PODVMM_CRI_SUBJECTS: there is no subject {unknown:?}; there are: {}",
-            SUBJECTS.map(|(subject, _)| subject).join(" "),
-        );
-    }
     let mut chosen = Vec::new();
     for (subject, cases) in SUBJECTS {
-        let wanted = subjects
-            .as_ref()
-            .is_none_or(|names| names.split_whitespace().any(|name| name == subject));
-        for case in cases.iter().filter(|_| wanted) {
+        for case in cases {
             chosen.extend(handlers.iter().map(|&handler| Chosen {
-                subject,
+                name: format!("{handler}::{subject}::{}", case.name),
                 case,
                 handler,
             }));
         }
+    }
+    if !words.is_empty() {
+        chosen.retain(|chosen| {
+            words.iter().any(|word| {
+                if exact {
+                    chosen.name == *word
+                } else {
+                    chosen.name.contains(word)
+                }
+            })
+        });
     }
     Ok(chosen)
 }
@@ -159,7 +201,7 @@ fn assets() -> Result<Assets> {
         ),
         guest: path("PODVMM_GUEST_DIR", "build/guest"),
     };
-    anyhow::ensure!(
+    ensure!(
         assets.images.exists(),
         "{} is missing; `make cri` builds it with the image {} and others",
         assets.images.display(),

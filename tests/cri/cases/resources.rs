@@ -8,44 +8,36 @@ use podvmm_cri_tests::pod::{Container, Node, brief};
 use podvmm_cri_tests::spec::{self, ContainerSpec, PodSpec};
 use podvmm_cri_tests::wait;
 
-use crate::case::{Case, Outcome};
+use crate::case::Case;
 
 pub const CASES: &[Case] = &[
-    Case {
-        name: "limits",
-        about: "limits of CPU and memory are those of the container's cgroup, as seen inside",
-        run: limits,
-    },
-    Case {
-        name: "cpus",
-        about: "a container that may use two CPUs has two",
-        run: cpus,
-    },
-    Case {
-        name: "update",
-        about: "UpdateContainerResources reaches the cgroup of a running container",
-        run: update,
-    },
-    Case {
-        name: "out_of_memory",
-        about: "a container beyond its memory limit ends with 137 and reason OOMKilled",
-        run: out_of_memory,
-    },
-    Case {
-        name: "pod_cgroup",
-        about: "what a pod uses is charged to the pod's cgroup on the node",
-        run: pod_cgroup,
-    },
-    Case {
-        name: "dev_shm",
-        about: "/dev/shm has 64 MiB, and is one for all containers of a pod",
-        run: dev_shm,
-    },
-    Case {
-        name: "sysctls",
-        about: "`sysctls` of the pod are set",
-        run: sysctls,
-    },
+    Case::new(
+        "limits",
+        "limits of CPU and memory are those of the container's cgroup, as seen inside",
+        limits,
+    ),
+    Case::new("cpus", "a container that may use two CPUs has two", cpus),
+    Case::new(
+        "update",
+        "UpdateContainerResources reaches the cgroup of a running container",
+        update,
+    ),
+    Case::new(
+        "out_of_memory",
+        "a container beyond its memory limit ends with 137 and reason OOMKilled",
+        out_of_memory,
+    ),
+    Case::new(
+        "pod_cgroup",
+        "what a pod uses is charged to the pod's cgroup on the node",
+        pod_cgroup,
+    ),
+    Case::new(
+        "dev_shm",
+        "/dev/shm has 64 MiB, and is one for all containers of a pod",
+        dev_shm,
+    ),
+    Case::new("sysctls", "`sysctls` of the pod are set", sysctls),
 ];
 
 const MIB: i64 = 1 << 20;
@@ -55,7 +47,7 @@ fn cgroup(container: &Container) -> Result<String> {
     container.sh("cd /sys/fs/cgroup; cat memory.max cpu.max")
 }
 
-fn limits(node: Node<'_>) -> Result<Outcome> {
+fn limits(node: Node<'_>) -> Result<()> {
     let mut pod = PodSpec::new("limits");
     // kubelet tells the pod's sum beforehand.
     pod.linux().resources = Some(spec::limits(500, 96 * MIB));
@@ -67,10 +59,10 @@ fn limits(node: Node<'_>) -> Result<Outcome> {
     let weight = container.sh("cat /sys/fs/cgroup/cpu.weight")?;
     ensure!(weight == "20", "cpu.weight is {weight}");
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn cpus(node: Node<'_>) -> Result<Outcome> {
+fn cpus(node: Node<'_>) -> Result<()> {
     let mut pod = PodSpec::new("cpus");
     pod.linux().resources = Some(spec::limits(2000, 128 * MIB));
     let pod = node.run_pod(pod)?;
@@ -78,10 +70,10 @@ fn cpus(node: Node<'_>) -> Result<Outcome> {
     let seen: u32 = container.sh("nproc")?.parse()?;
     ensure!(seen >= 2, "nproc says {seen}");
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn update(node: Node<'_>) -> Result<Outcome> {
+fn update(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("update", ContainerSpec::idle().limits(500, 64 * MIB))?;
     for (milli_cpus, memory) in [(800, 160 * MIB), (200, 48 * MIB)] {
         node.cri()
@@ -97,10 +89,10 @@ fn update(node: Node<'_>) -> Result<Outcome> {
         );
     }
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn out_of_memory(node: Node<'_>) -> Result<Outcome> {
+fn out_of_memory(node: Node<'_>) -> Result<()> {
     // `tail` keeps all of a line that does not end.
     let script = "exec tail -n 1 /dev/zero";
     let (pod, container) = node.run("oom", ContainerSpec::sh(script).limits(500, 32 * MIB))?;
@@ -111,10 +103,10 @@ fn out_of_memory(node: Node<'_>) -> Result<Outcome> {
         brief(&status)
     );
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn pod_cgroup(node: Node<'_>) -> Result<Outcome> {
+fn pod_cgroup(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("pod-cgroup", ContainerSpec::idle())?;
     let charged = || -> Result<i64> {
         let path = pod.cgroup().join("memory.current");
@@ -128,10 +120,10 @@ fn pod_cgroup(node: Node<'_>) -> Result<Outcome> {
     })
     .with_context(|| format!("{before} bytes before, {:?} now", charged()))?;
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn dev_shm(node: Node<'_>) -> Result<Outcome> {
+fn dev_shm(node: Node<'_>) -> Result<()> {
     let (pod, one) = node.run("dev-shm", ContainerSpec::idle())?;
     let other = pod.start(ContainerSpec::idle().called("other"))?;
     let size = one.sh("df -k /dev/shm | tail -n 1 | awk '{ print $2 }'")?;
@@ -140,10 +132,10 @@ fn dev_shm(node: Node<'_>) -> Result<Outcome> {
     let seen = other.sh("cat /dev/shm/file")?;
     ensure!(seen == "shared", "{seen:?}");
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn sysctls(node: Node<'_>) -> Result<Outcome> {
+fn sysctls(node: Node<'_>) -> Result<()> {
     let mut pod = PodSpec::new("sysctls");
     let wanted = [
         ("net.ipv4.ip_unprivileged_port_start", "80"),
@@ -160,5 +152,5 @@ fn sysctls(node: Node<'_>) -> Result<Outcome> {
         ensure!(seen == value, "{name} is {seen:?}");
     }
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }

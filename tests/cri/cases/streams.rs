@@ -11,57 +11,57 @@ use podvmm_cri_tests::spec::ContainerSpec;
 use podvmm_cri_tests::stream::{STDIN, Stream};
 use podvmm_cri_tests::wait;
 
-use crate::case::{Case, Outcome};
+use crate::case::Case;
 
 pub const CASES: &[Case] = &[
-    Case {
-        name: "exec_sync",
-        about: "ExecSync: both streams and the exit status of a command, also of one that is not there",
-        run: exec_sync,
-    },
-    Case {
-        name: "exec_sync_timeout",
-        about: "ExecSync: a command is killed when its time is up",
-        run: exec_sync_timeout,
-    },
-    Case {
-        name: "exec",
-        about: "`kubectl exec -i`: standard input, both streams apart, the exit status",
-        run: exec,
-    },
-    Case {
-        name: "exec_tty",
-        about: "`kubectl exec -it`: a terminal of the size that was asked for, and resized",
-        run: exec_tty,
-    },
-    Case {
-        name: "exec_bulk",
-        about: "exec: megabytes of output, complete and in order",
-        run: exec_bulk,
-    },
-    Case {
-        name: "attach",
-        about: "`kubectl attach -i`: the container's own streams",
-        run: attach,
-    },
-    Case {
-        name: "attach_tty",
-        about: "`kubectl attach -it`: the container's own terminal",
-        run: attach_tty,
-    },
-    Case {
-        name: "logs",
-        about: "logs: streams told apart, long lines in parts, a last line without an end",
-        run: logs,
-    },
-    Case {
-        name: "log_rotation",
-        about: "ReopenContainerLog: no line is lost when a log is rotated",
-        run: log_rotation,
-    },
+    Case::new(
+        "exec_sync",
+        "ExecSync: both streams and the exit status of a command, also of one that is not there",
+        exec_sync,
+    ),
+    Case::new(
+        "exec_sync_timeout",
+        "ExecSync: a command is killed when its time is up",
+        exec_sync_timeout,
+    ),
+    Case::new(
+        "exec",
+        "`kubectl exec -i`: standard input, both streams apart, the exit status",
+        exec,
+    ),
+    Case::new(
+        "exec_tty",
+        "`kubectl exec -it`: a terminal of the size that was asked for, and resized",
+        exec_tty,
+    ),
+    Case::new(
+        "exec_bulk",
+        "exec: megabytes of output, complete and in order",
+        exec_bulk,
+    ),
+    Case::new(
+        "attach",
+        "`kubectl attach -i`: the container's own streams",
+        attach,
+    ),
+    Case::new(
+        "attach_tty",
+        "`kubectl attach -it`: the container's own terminal",
+        attach_tty,
+    ),
+    Case::new(
+        "logs",
+        "logs: streams told apart, long lines in parts, a last line without an end",
+        logs,
+    ),
+    Case::new(
+        "log_rotation",
+        "ReopenContainerLog: no line is lost when a log is rotated",
+        log_rotation,
+    ),
 ];
 
-fn exec_sync(node: Node<'_>) -> Result<Outcome> {
+fn exec_sync(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("exec-sync", ContainerSpec::idle())?;
     let output = container.exec(&["/bin/sh", "-c", "echo out; echo err >&2; exit 42"])?;
     ensure!(
@@ -77,10 +77,10 @@ fn exec_sync(node: Node<'_>) -> Result<Outcome> {
     }
     container.sh("echo still here")?;
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn exec_sync_timeout(node: Node<'_>) -> Result<Outcome> {
+fn exec_sync_timeout(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("exec-timeout", ContainerSpec::idle())?;
     let answer = node.cri().exec_sync(cri::ExecSyncRequest {
         container_id: container.id.clone(),
@@ -99,7 +99,7 @@ fn exec_sync_timeout(node: Node<'_>) -> Result<Outcome> {
         Ok((running.code == 1).then_some(()))
     })?;
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
 fn open_exec(node: Node<'_>, container: &Container, script: &str, tty: bool) -> Result<Stream> {
@@ -125,7 +125,7 @@ fn open_attach(node: Node<'_>, container: &Container, tty: bool) -> Result<Strea
     Stream::open(&answer.url).context("Attach's stream")
 }
 
-fn exec(node: Node<'_>) -> Result<Outcome> {
+fn exec(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("exec", ContainerSpec::idle())?;
     let script = "read line; echo \"got $line\"; echo complaint >&2; read line; exit 3";
     let mut stream = open_exec(node, &container, script, false)?;
@@ -146,10 +146,10 @@ fn exec(node: Node<'_>) -> Result<Outcome> {
         .rest()?
         .succeeded()?;
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn exec_tty(node: Node<'_>) -> Result<Outcome> {
+fn exec_tty(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("exec-tty", ContainerSpec::idle())?;
     // The shell says a word before each `read`, so that nothing is sent too early.
     let script = "tty; echo ready; read a; stty size; read b; stty size; echo done";
@@ -166,10 +166,10 @@ fn exec_tty(node: Node<'_>) -> Result<Outcome> {
     stream.read_until("24 80\r\ndone\r\n")?;
     stream.rest()?.succeeded()?;
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn exec_bulk(node: Node<'_>) -> Result<Outcome> {
+fn exec_bulk(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("exec-bulk", ContainerSpec::idle())?;
     let last = 600_000;
     let output = open_exec(node, &container, &format!("seq 1 {last}"), false)?
@@ -191,10 +191,10 @@ fn exec_bulk(node: Node<'_>) -> Result<Outcome> {
             .position(|(a, b)| a != b),
     );
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn attach(node: Node<'_>) -> Result<Outcome> {
+fn attach(node: Node<'_>) -> Result<()> {
     let mut spec =
         ContainerSpec::sh("read line; echo \"got $line\"; echo complaint >&2; read line; exit 4");
     spec.config.stdin = true;
@@ -211,10 +211,10 @@ fn attach(node: Node<'_>) -> Result<Outcome> {
     // What went to the client went to the log too.
     container.has_logged("got hello\n")?;
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn attach_tty(node: Node<'_>) -> Result<Outcome> {
+fn attach_tty(node: Node<'_>) -> Result<()> {
     let mut spec = ContainerSpec::sh("read a; stty size; read b; exit 5");
     (spec.config.stdin, spec.config.tty) = (true, true);
     let (pod, container) = node.run("attach-tty", spec)?;
@@ -227,10 +227,10 @@ fn attach_tty(node: Node<'_>) -> Result<Outcome> {
     let status = container.ended(10)?;
     ensure!(status.exit_code == 5, "{}", brief(&status));
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn logs(node: Node<'_>) -> Result<Outcome> {
+fn logs(node: Node<'_>) -> Result<()> {
     // containerd cuts lines at 16 KiB.
     let script = "echo one; echo oh >&2; head -c 40000 /dev/zero | tr '\\0' x; echo; printf last";
     let (pod, container) = node.run("logs", ContainerSpec::sh(script))?;
@@ -256,10 +256,10 @@ fn logs(node: Node<'_>) -> Result<Outcome> {
         .count();
     ensure!(parts >= 2, "{parts} entries are marked as parts of a line");
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }
 
-fn log_rotation(node: Node<'_>) -> Result<Outcome> {
+fn log_rotation(node: Node<'_>) -> Result<()> {
     let script = "n=0; while [ $n -lt 60 ]; do n=$((n + 1)); echo $n; sleep 0.02; done; \
                   trap 'exit 0' TERM; sleep 1000000 & wait";
     let (pod, container) = node.run("log-rotation", ContainerSpec::sh(script))?;
@@ -277,5 +277,5 @@ fn log_rotation(node: Node<'_>) -> Result<Outcome> {
     let expected: String = (1..=60).map(|number| format!("{number}\n")).collect();
     ensure!(both == expected, "the two logs have {both:?}");
     pod.remove()?;
-    Ok(Outcome::Works)
+    Ok(())
 }

@@ -82,7 +82,8 @@ impl Node<'_> {
 }
 
 /// A pod whose sandbox runs. Dropped, it is removed, and errors of that are lost; [`Pod::remove`]
-/// tells of them.
+/// tells of them. What could not be removed is tried once more, as kubelet would, so that the next
+/// case finds the node clean.
 pub struct Pod {
     cri: Cri,
     /// What CRI was told of it.
@@ -249,8 +250,9 @@ impl Pod {
     ///
     /// Those of the calls, and a cgroup with something in it.
     pub fn remove(mut self) -> Result<()> {
-        self.removed = true;
-        self.end(Self::end_sandbox)
+        let ended = self.end(Self::end_sandbox);
+        self.removed = ended.is_ok();
+        ended
     }
 
     /// RemovePodSandbox and no other call, whatever runs in the pod; then directories and cgroup.
@@ -259,8 +261,9 @@ impl Pod {
     ///
     /// Those of the call, and a cgroup with something in it.
     pub fn remove_at_once(mut self) -> Result<()> {
-        self.removed = true;
-        self.end(Self::remove_sandbox)
+        let ended = self.end(Self::remove_sandbox);
+        self.removed = ended.is_ok();
+        ended
     }
 
     fn end(&self, end_sandbox: fn(&Self) -> Result<()>) -> Result<()> {
@@ -283,10 +286,7 @@ impl Pod {
         let containers = self.containers()?;
         for container in &containers {
             if container.state() == cri::ContainerState::ContainerRunning {
-                self.cri.stop_container(cri::StopContainerRequest {
-                    container_id: container.id.clone(),
-                    timeout: 2,
-                })?;
+                self.stop_container(&container.id)?;
             }
         }
         self.stop()?;
@@ -296,6 +296,21 @@ impl Pod {
             })?;
         }
         self.remove_sandbox()
+    }
+
+    /// StopContainer, once more where the container ended by itself meanwhile: containerd 1.6 then closes
+    /// its connection to the shim under the call.
+    fn stop_container(&self, id: &str) -> Result<(), CallError> {
+        let request = cri::StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout: 2,
+        };
+        match self.cri.stop_container(request.clone()) {
+            Err(error) if error.message.contains("ttrpc: closed") => {
+                self.cri.stop_container(request).map(drop)
+            }
+            answer => answer.map(drop),
+        }
     }
 
     fn remove_sandbox(&self) -> Result<()> {
