@@ -1,5 +1,7 @@
 //! The two short commands that containerd runs, with what should not be in a bundle.
 
+#![allow(clippy::unwrap_used)] // all of this is a test
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
