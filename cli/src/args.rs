@@ -9,6 +9,8 @@ use log::LevelFilter;
 use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
+use crate::install::args::{Install, Uninstall};
+
 /// Give every pod its own virtual machine.
 #[derive(Debug, Parser)]
 #[command(
@@ -31,6 +33,10 @@ pub enum Command {
     Run(Box<Run>),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
+    /// Puts podvmm on this machine, as a runtime of containerd
+    Install(Install),
+    /// Takes out what `podvmm install` has put in place
+    Uninstall(Uninstall),
 }
 
 const CHECK_EXAMPLES: &str = "\
@@ -293,7 +299,7 @@ mod tests {
         let all = ["podvmm", "run"].iter().chain(args);
         Args::try_parse_from(all).map(|args| match args.command {
             Command::Run(run) => *run,
-            Command::Check(_) => panic!("it is `run`"),
+            _ => panic!("it is `run`"),
         })
     }
 
@@ -350,7 +356,7 @@ mod tests {
         for purpose in Purpose::ALL {
             match parse(&purpose.to_string()).unwrap().command {
                 Command::Check(check) => assert_eq!(check.purpose, purpose),
-                Command::Run(_) => panic!("it is `check`"),
+                _ => panic!("it is `check`"),
             }
         }
         let error = parse("fun").unwrap_err().to_string();
