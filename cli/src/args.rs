@@ -44,6 +44,7 @@ Examples:
   podvmm check                        what is wrong here, and what to do
   podvmm check --for node --strict    fit for tenants who share nothing?
   podvmm check --explain kvm.device   the long story of one check
+  kubectl label node NODE --overwrite $(podvmm check --for node --labels)
   podvmm check --json | jq '.checks[] | select(.status == \"fail\")'
 
 Nothing is changed, and no network is used. As root it sees more.
@@ -56,6 +57,9 @@ pub struct Check {
     /// Prints everything as JSON; docs/host-check.schema.json describes it
     #[arg(long)]
     pub json: bool,
+    /// Prints the labels of a node of Kubernetes, one a line
+    #[arg(long, conflicts_with_all = ["json", "explain"])]
+    pub labels: bool,
     /// Counts warnings as failures
     #[arg(long)]
     pub strict: bool,

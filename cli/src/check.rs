@@ -41,6 +41,11 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
     };
     print(&if args.json {
         serde_json::to_string_pretty(&report.to_json())? + "\n"
+    } else if args.labels {
+        let labels = host_check::labels(&report);
+        labels
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .concat()
     } else {
         text::report(&report, style())
     })?;

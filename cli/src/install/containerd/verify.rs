@@ -97,7 +97,7 @@ pub fn addition(
     })?;
     compare(before, &after).with_context(|| {
         format!(
-            "{} is not changed: containerd {} would not read it as it was, with the handler",
+            "{} is left as it is, because containerd {} reads a copy with the handler in otherwise",
             path.display(),
             containerd.version
         )
@@ -113,8 +113,8 @@ fn compare(before: &Value, after: &Value) -> anyhow::Result<()> {
     {
         Some(RUNTIME_TYPE) => {}
         _ => bail!(
-            "the handler {HANDLER} does not appear; a configuration of version 1 has to be \
-             converted first (`version = 2`, and sections by their full names)"
+            "the handler {HANDLER} does not appear: this containerd does not heed sections of the file's \
+             version; give it `version = 2`, with the sections' names of that version"
         ),
     }
     let strip = |value: &Value| {
