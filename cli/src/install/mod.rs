@@ -30,6 +30,8 @@ mod transaction;
 mod uninstall;
 
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod testkit;
 
 use std::process::Command;
