@@ -59,8 +59,8 @@ run: guest build lab-ready ## run a command in a pod of its own, and show that t
 test: guest build lab-ready cri-ready ## run all checks and tests; ends in a summary
 	@tests/tools/check all
 
-test-all: guest build lab-ready cri-ready ## the same with all CRI tests; half an hour more in the lab
-	@tests/tools/check lint audit unit e2e cri
+test-all: guest build lab-ready cri-ready ## the same with all CRI tests, and later containerds; an hour more in the lab
+	@tests/tools/check lint audit unit e2e cri newer
 
 cri: guest build lab-ready cri-ready ## run the CRI tests: containerd, runc and podvmm
 	@tests/tools/check cri
