@@ -56,7 +56,11 @@ impl Containerd {
             version: String::new(),
             major: 0,
         };
-        let said = containerd.run(&[OsStr::new("--version")])?;
+        let said = match containerd.run(&[OsStr::new("--version")]) {
+            // Of another architecture, or in an image that is not complete.
+            Err(_) if !root.is_own() => return Ok(None),
+            said => said?,
+        };
         let version = said.split_whitespace().find_map(number);
         let (version, major) = version.with_context(|| {
             format!(
