@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench lab clean
+.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench fuzz lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ audit: setup ## licences, sources and banned crates; advisories where they can b
 
 bench: guest build lab-ready ## print the benchmark table and write build/bench.json
 	@tests/tools/bench
+
+fuzz: setup ## fuzz each target for FUZZ_SECONDS (60); needs rustup's nightly compiler
+	@tests/tools/fuzz $(or $(FUZZ_SECONDS),60)
 
 lab: setup ## run CMD='...' in the lab
 	@test -n "$(CMD)" || { echo "usage: make lab CMD='command'" >&2; exit 2; }
