@@ -117,6 +117,7 @@ fn no_root(node: Node<'_>) -> Result<()> {
         .ctr()
         .args(["--namespace", "k8s.io", "run", "--rm"])
         .args(["--runtime", node.handler.runtime_type])
+        .args(["--cgroup", "/podvmm-cri/no-root"])
         .args(["--rootfs", "/no/such/root", "no-root", "/bin/sh"])
         .stdin(Stdio::null())
         .output()
