@@ -264,6 +264,20 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_that_is_too_long_is_refused() {
+        let (a, b) = pair();
+        // Cut where a packet ends it would be a message.
+        let mut packet = serde_json::to_vec(&Report::Running { gaps: vec![] }).unwrap();
+        packet.resize(MAX_PACKET + 1, b' ');
+        rustix::io::write(&a, &packet).unwrap();
+        let refused = receive::<Report>(&b).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        packet.pop();
+        rustix::io::write(&a, &packet).unwrap();
+        assert!(receive::<Report>(&b).is_ok());
+    }
+
+    #[test]
     fn nonsense_and_unknown_fields_are_refused() {
         for text in [
             "{",
