@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use sandbox::bundle::Bundle;
-use sandbox::sizing::Limits;
+use sandbox::sizing::{self, Limits};
+use sandbox::{Netns, Network, PodConfig};
 
 /// Directory of all pods' runtime directories and sockets.
 const ROOT: &str = "/run/podvmm-shim";
@@ -54,6 +55,29 @@ pub fn role(bundle: &Bundle) -> anyhow::Result<Role> {
     }
 }
 
+/// The VM for the pod `id`, whose first container's bundle this is. Of the annotations, which are
+/// anybody's who may make pods, it goes by those that [`limits`] reads as numbers, and by no other.
+pub fn vm(namespace: &str, id: &str, bundle: &Bundle, role: &Role) -> anyhow::Result<PodConfig> {
+    let size = sizing::size(sizing::Base::default(), limits(bundle, role));
+    let size = size.context("the pod's limits")?;
+    let mut config = PodConfig::new(id);
+    config.root = root(namespace);
+    config.vcpus = size.vcpus;
+    config.memory = size.memory;
+    config.hostname = bundle.hostname().unwrap_or_default().to_owned();
+    if let Some(path) = bundle.network_namespace() {
+        let mut network = Network::new(Netns::open(path)?);
+        // What a pod may reach is for the cluster's network policies to say, as for other runtimes.
+        network.allow_metadata = true;
+        config.network = Some(network);
+    }
+    if *role == Role::Sandbox {
+        config.sysctls = bundle.sysctls();
+        config.shm_size = shm_size(bundle);
+    }
+    Ok(config)
+}
+
 /// What a pod's containers may use at most, as far as is known when the pod starts.
 pub fn limits(bundle: &Bundle, role: &Role) -> Limits {
     if *role == Role::Alone {
@@ -99,4 +123,106 @@ pub fn root(namespace: &str) -> PathBuf {
 /// Socket of the shim of the pod `id`.
 pub fn socket(namespace: &str, id: &str) -> PathBuf {
     root(namespace).join(format!("{id}.sock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    /// By which other runtimes are, or were, led to files, programs and arguments of the host.
+    const STEERING: &[&str] = &[
+        "io.katacontainers.config_path",
+        "io.katacontainers.config.hypervisor.path",
+        "io.katacontainers.config.hypervisor.ctlpath",
+        "io.katacontainers.config.hypervisor.jailer_path",
+        "io.katacontainers.config.hypervisor.kernel",
+        "io.katacontainers.config.hypervisor.kernel_params",
+        "io.katacontainers.config.hypervisor.image",
+        "io.katacontainers.config.hypervisor.initrd",
+        "io.katacontainers.config.hypervisor.firmware",
+        "io.katacontainers.config.hypervisor.virtio_fs_daemon",
+        "io.katacontainers.config.hypervisor.virtio_fs_extra_args",
+        "io.katacontainers.config.hypervisor.file_mem_backend",
+        "io.katacontainers.config.hypervisor.entropy_source",
+        "io.katacontainers.config.runtime.create_container_timeout",
+        "io.katacontainers.config.agent.kernel_modules",
+        "io.kubernetes.cri.runtime-handler",
+        "io.kubernetes.cri-o.RuntimeConfigPath",
+        "dev.gvisor.internal.flags",
+        "dev.gvisor.spec.rootfs.source",
+        "run.oci.handler",
+        "run.oci.hooks.stderr",
+        "com.github.containers.krun.kernel",
+        "kernel",
+        "vmm",
+        "debug",
+    ];
+
+    const VALUES: &[&str] = &[
+        "/tmp/evil",
+        "../../tmp/evil",
+        "--socket=/tmp/evil",
+        "init=/evil",
+        "1",
+    ];
+
+    fn bundle(annotations: &[(&str, &str)]) -> Bundle {
+        let annotations: Map<_, _> = annotations
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
+            .collect();
+        let spec = json!({
+            "ociVersion": "1.0.2",
+            "hostname": "web",
+            "annotations": annotations,
+            "process": { "args": ["sh"], "cwd": "/" },
+            "linux": { "namespaces": [
+                { "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" },
+            ] },
+        });
+        Bundle::from_json(spec.to_string().as_bytes()).unwrap()
+    }
+
+    /// All that a VM is made of, and of a container in it.
+    fn outcome(annotations: &[(&str, &str)]) -> String {
+        let all = [&[(CONTAINER_TYPE, "sandbox")], annotations].concat();
+        let bundle = bundle(&all);
+        let config = vm("k8s.io", "pod", &bundle, &role(&bundle).unwrap()).unwrap();
+        format!("{config:?} {:?}", bundle.root_dir(Path::new("/bundle")))
+    }
+
+    #[test]
+    fn case_16_annotations_name_no_path_program_or_argument() {
+        let plain = outcome(&[]);
+        for name in STEERING {
+            for value in VALUES {
+                assert_eq!(outcome(&[(name, value)]), plain, "{name}: {value}");
+            }
+        }
+        // Where a number is expected, a path is none.
+        for name in [SANDBOX_CPU_QUOTA, SANDBOX_CPU_PERIOD, SANDBOX_MEMORY] {
+            for value in &VALUES[..4] {
+                assert_eq!(outcome(&[(name, value)]), plain, "{name}: {value}");
+            }
+        }
+        assert_ne!(outcome(&[(SANDBOX_MEMORY, "1073741824")]), plain);
+    }
+
+    #[test]
+    fn case_16_no_annotation_is_podvmms_own() {
+        for name in ["io.podvmm.kernel", "io.podvmm.vmm", "io.podvmm."] {
+            let error = role(&bundle(&[(name, "/tmp/evil")])).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn case_16_a_sandbox_is_named_and_no_path() {
+        for id in ["../x", "a/b", "/x", "", ".", ".."] {
+            let bundle = bundle(&[(CONTAINER_TYPE, "container"), (SANDBOX_ID, id)]);
+            assert!(role(&bundle).is_err(), "{id}");
+        }
+    }
 }
