@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use devices::net::NetConfig;
+use devices::rate::RateLimit;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -62,6 +63,8 @@ pub struct Launch {
     pub share_tag: String,
     /// What the guest sees of the host.
     pub shares: Vec<LaunchShare>,
+    /// How fast it may use that.
+    pub disk_limit: RateLimit,
     /// Its network interfaces.
     pub nets: Vec<NetConfig>,
 }
