@@ -12,7 +12,7 @@ ONKVM  := tests/lab/on-kvm
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build lab-ready cri-ready run test test-all cri lint audit bench fuzz lab clean
+.PHONY: help setup kernel agent guest build lab-ready cri-ready run test test-all cri lint audit bench fuzz guards lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: guest build lab-ready ## print the benchmark table and write build/bench.
 
 fuzz: setup ## fuzz each target for FUZZ_SECONDS (60); needs rustup's nightly compiler
 	@tests/tools/fuzz $(or $(FUZZ_SECONDS),60)
+
+guards: setup ## take each guard out in turn and see that its tests fail
+	@tests/tools/guards
 
 lab: setup ## run CMD='...' in the lab
 	@test -n "$(CMD)" || { echo "usage: make lab CMD='command'" >&2; exit 2; }

@@ -181,7 +181,8 @@ fn jailed(running: &mut Running) -> Option<u32> {
 
 #[test]
 fn a_jailed_process_has_namespaces_and_a_root_of_its_own() {
-    let mut running = Bed::new().start(&Try::new("wait"));
+    let bed = Bed::new();
+    let mut running = bed.start(&Try::new("wait"));
     let Some(pid) = jailed(&mut running) else {
         assert!(running.wait().is_no_jail(None));
         return;
