@@ -12,7 +12,7 @@ ONKVM  := tests/lab/on-kvm
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build lab-ready cri-ready run test test-all cri lint audit bench fuzz guards lab clean
+.PHONY: help setup kernel agent guest build lab-ready cri-ready run test test-all cri lint audit bench fuzz guards syscalls miri lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ fuzz: setup ## fuzz each target for FUZZ_SECONDS (60); needs rustup's nightly co
 
 guards: setup ## take each guard out in turn and see that its tests fail
 	@tests/tools/guards
+
+syscalls: guest build lab-ready ## compare the system calls that VMM processes make with their lists
+	@tests/tools/syscalls
+
+miri: setup ## run the pure parts of the devices under Miri; needs rustup's nightly compiler
+	@tests/tools/miri
 
 lab: setup ## run CMD='...' in the lab
 	@test -n "$(CMD)" || { echo "usage: make lab CMD='command'" >&2; exit 2; }

@@ -251,10 +251,7 @@ impl Server {
         self.handles.close_export(export.id);
         for node in self.nodes.all() {
             if node.key.export == export.id {
-                let mut fd = node
-                    .fd
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut fd = node.fd.lock().unwrap_or_else(PoisonError::into_inner);
                 *fd = None;
             }
         }
