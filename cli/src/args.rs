@@ -10,6 +10,8 @@ use log::LevelFilter;
 use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
+use crate::install::args::{Install, Uninstall};
+
 /// Give every pod its own virtual machine.
 #[derive(Debug, Parser)]
 #[command(
@@ -32,6 +34,10 @@ pub enum Command {
     Run(Box<Run>),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
+    /// Puts podvmm on this machine, as a runtime of containerd
+    Install(Install),
+    /// Takes out what `podvmm install` has put in place
+    Uninstall(Uninstall),
 }
 
 const CHECK_EXAMPLES: &str = "\
@@ -39,6 +45,7 @@ Examples:
   podvmm check                        what is wrong here, and what to do
   podvmm check --for node --strict    fit for tenants who share nothing?
   podvmm check --explain kvm.device   the long story of one check
+  kubectl label node NODE --overwrite $(podvmm check --for node --labels)
   podvmm check --json | jq '.checks[] | select(.status == \"fail\")'
 
 Nothing is changed, and no network is used. As root it sees more.
@@ -51,6 +58,9 @@ pub struct Check {
     /// Prints everything as JSON; docs/host-check.schema.json describes it
     #[arg(long)]
     pub json: bool,
+    /// Prints the labels of a node of Kubernetes, one a line
+    #[arg(long, conflicts_with_all = ["json", "explain"])]
+    pub labels: bool,
     /// Counts warnings as failures
     #[arg(long)]
     pub strict: bool,
@@ -322,7 +332,7 @@ mod tests {
         let all = ["podvmm", "run"].iter().chain(args);
         Args::try_parse_from(all).map(|args| match args.command {
             Command::Run(run) => *run,
-            Command::Check(_) => panic!("it is `run`"),
+            _ => panic!("it is `run`"),
         })
     }
 
@@ -400,7 +410,7 @@ mod tests {
         for purpose in Purpose::ALL {
             match parse(&purpose.to_string()).unwrap().command {
                 Command::Check(check) => assert_eq!(check.purpose, purpose),
-                Command::Run(_) => panic!("it is `check`"),
+                _ => panic!("it is `check`"),
             }
         }
         let error = parse("fun").unwrap_err().to_string();
