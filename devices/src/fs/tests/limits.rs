@@ -66,7 +66,8 @@ fn bytes_count_in_both_directions_and_from_file_to_file() {
         len: 10_000,
         ..CopyFileRangeIn::default()
     };
-    let what: [(&str, &dyn Fn(&mut FuseClient)); 3] = [
+    type Act<'a> = &'a dyn Fn(&mut FuseClient);
+    let what: [(&str, Act<'_>); 3] = [
         ("read", &|client| {
             client.read(node, fh, 0, 10_000).expect("read");
         }),
