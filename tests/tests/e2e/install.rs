@@ -96,7 +96,7 @@ fn on_a_machine(script: &str) -> Outcome {
     command.arg(work.path()).arg(&archive).arg(repository);
     command
         .env_clear()
-        .env("PATH", format!("{containerd}:{PATH}"))
+        .env("PATH", format!("/usr/local/bin:{containerd}:{PATH}"))
         .env("HOME", "/root");
     if let Some(lab) = std::env::var_os("LAB") {
         command.env("LAB", lab);
