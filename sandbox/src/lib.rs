@@ -52,11 +52,14 @@ pub mod kvm;
 mod launch;
 mod lifeline;
 pub mod logging;
+pub mod logs;
 pub mod net;
 pub mod oci;
+pub mod packet;
 pub mod pod;
 pub mod rundir;
 pub mod sizing;
+pub mod timestamp;
 
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};
