@@ -6,8 +6,15 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
+use sandbox::monitor::Restart;
 use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
+
+mod verbs;
+
+pub use verbs::{
+    Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
+};
 
 /// Give every pod its own virtual machine.
 #[derive(Debug, Parser)]
@@ -21,6 +28,10 @@ pub struct Args {
     /// Writes a log to standard error: error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<LevelFilter>,
+    /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
+    /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -29,8 +40,36 @@ pub struct Args {
 pub enum Command {
     /// Runs a command in a container inside its own virtual machine
     Run(Box<Run>),
+    /// Lists pods: those that run, or all
+    Ps(Ps),
+    /// Runs one more command in a container of a pod that runs
+    Exec(Exec),
+    /// Prints what a container has written
+    Logs(Logs),
+    /// Shows what pods use of their virtual machines
+    Stats(Stats),
+    /// Prints everything that is known of pods, as JSON
+    Inspect(Inspect),
+    /// Waits until pods have ended, and prints their exit statuses
+    Wait(Wait),
+    /// Asks pods to end, and ends those that do not
+    Stop(Stop),
+    /// Sends a signal to the containers of pods
+    Kill(Kill),
+    /// Removes what is left of pods that have ended
+    Rm(Rm),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
+    /// Prints versions
+    Version(Version),
+    /// Prints a script that completes podvmm's command lines in a shell
+    Completions(Completions),
+    /// Writes manual pages to a directory
+    #[command(hide = true)]
+    Man(Man),
+    /// Is a pod's monitor; `run -d` starts it
+    #[command(hide = true)]
+    Monitor,
 }
 
 const CHECK_EXAMPLES: &str = "\
@@ -74,6 +113,7 @@ Examples:
   podvmm run --rootfs DIR -it -- sh               a shell in a container
   podvmm run --cpus 2 --mem 512M --rootfs DIR -- make test
   podvmm run --rootfs DIR --volume ./src:/src:ro -- ls /src
+  podvmm run -d --name web --rootfs DIR -- httpd -f      stays; see ps, logs, exec, stop, rm
 
 Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it;
 125 when podvmm failed; 126 when the command cannot be executed; 127 when it is not found.";
@@ -84,6 +124,24 @@ pub struct Run {
     /// Names the pod [default: pod- and a random suffix]
     #[arg(long)]
     pub name: Option<String>,
+    /// Leaves the pod to itself once its command runs, and prints its name
+    #[arg(short, long, conflicts_with = "timeout")]
+    pub detach: bool,
+    /// With -d: removes the pod when it has ended
+    #[arg(long, requires = "detach")]
+    pub rm: bool,
+    /// With -d: starts the command again when it has ended: no, on-failure or always
+    #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart, requires = "detach")]
+    pub restart: Restart,
+    /// With -d: bytes of a log file, until the next one begins
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "detach")]
+    pub log_max_size: u64,
+    /// With -d: log files that are kept
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "detach")]
+    pub log_max_files: u32,
+    /// How long the command is given to end when the pod is stopped
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub stop_timeout: u64,
     /// vCPUs of the virtual machine
     #[arg(long, value_name = "N", default_value = "1", value_parser = vcpus)]
     pub cpus: VcpuCount,
@@ -147,10 +205,6 @@ pub struct Run {
     /// Starts the VMM process in this cgroup (v2), a directory below /sys/fs/cgroup
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
-    /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
-    /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
     /// Command and arguments to run
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -224,6 +278,17 @@ fn variable(text: &str) -> Result<Variable, String> {
     ))
 }
 
+fn restart(text: &str) -> Result<Restart, String> {
+    match text {
+        "no" | "never" => Ok(Restart::Never),
+        "on-failure" => Ok(Restart::OnFailure),
+        "always" => Ok(Restart::Always),
+        _ => Err(format!(
+            "`{text}` is no policy; write no, on-failure or always"
+        )),
+    }
+}
+
 fn vcpus(text: &str) -> Result<VcpuCount, String> {
     let count = text
         .parse()
@@ -293,7 +358,7 @@ mod tests {
         let all = ["podvmm", "run"].iter().chain(args);
         Args::try_parse_from(all).map(|args| match args.command {
             Command::Run(run) => *run,
-            Command::Check(_) => panic!("it is `run`"),
+            other => panic!("it is `run`, not {other:?}"),
         })
     }
 
@@ -325,6 +390,10 @@ mod tests {
             (["--timeout", "0"], "--timeout"),
             (["--timeout", "5d"], "--timeout"),
             (["--workdir", "here"], "--workdir"),
+            (["--restart", "sometimes"], "--restart"),
+            (["--restart", "always"], "--detach"),
+            (["--log-max-files", "0"], "--log-max-files"),
+            (["--stop-timeout", "soon"], "--stop-timeout"),
             (["--no-such-option", "x"], "--no-such-option"),
         ] {
             let error = parse(&[args[0], args[1], "--rootfs", "/", "true"]).unwrap_err();
@@ -350,7 +419,7 @@ mod tests {
         for purpose in Purpose::ALL {
             match parse(&purpose.to_string()).unwrap().command {
                 Command::Check(check) => assert_eq!(check.purpose, purpose),
-                Command::Run(_) => panic!("it is `check`"),
+                other => panic!("it is `check`, not {other:?}"),
             }
         }
         let error = parse("fun").unwrap_err().to_string();

@@ -1,7 +1,10 @@
 //! Give every pod its own virtual machine.
 
+mod about;
 mod args;
 mod check;
+mod monitor;
+mod pods;
 mod pumps;
 mod run;
 mod signals;
@@ -32,15 +35,37 @@ fn main() -> ExitCode {
         }
     };
     sandbox::logging::init("podvmm", args.log_level);
-    let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match args.command {
-        Command::Run(run) => (run::run(*run), run::status_of),
-        Command::Check(check) => (check::check(&check), |_| check::WRONG),
+    let root = args.root.as_deref();
+    let outcome = match &args.command {
+        Command::Check(check) => {
+            return check::check(check).map_or_else(
+                |error| {
+                    eprintln!("podvmm: {error:#}");
+                    check::WRONG.into()
+                },
+                ExitCode::from,
+            );
+        }
+        Command::Run(args) => run::run(args, root),
+        Command::Ps(args) => pods::ps::ps(args, root),
+        Command::Exec(args) => pods::exec::exec(args, root),
+        Command::Logs(args) => pods::logs::logs(args, root),
+        Command::Stats(args) => pods::stats::stats(args, root),
+        Command::Inspect(args) => pods::inspect::inspect(args, root),
+        Command::Wait(args) => pods::steer::wait(args, root),
+        Command::Stop(args) => pods::steer::stop(args, root),
+        Command::Kill(args) => pods::steer::kill(args, root),
+        Command::Rm(args) => pods::steer::rm(args, root),
+        Command::Version(args) => about::version(args),
+        Command::Completions(args) => about::completions(args),
+        Command::Man(args) => about::man(args),
+        Command::Monitor => monitor::monitor(),
     };
     match outcome {
         Ok(status) => status.into(),
         Err(error) => {
             eprintln!("podvmm: {error:#}");
-            status_of(&error).into()
+            run::status_of(&error).into()
         }
     }
 }

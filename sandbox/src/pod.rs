@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::VersionMismatch;
 use agent_protocol::proto::{
-    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest,
+    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest, StatsResponse,
 };
 use thiserror::Error;
 
@@ -357,12 +357,16 @@ impl Pod {
     /// # Errors
     /// [`ContainerError::Call`].
     pub fn stats(&self) -> Result<GuestStats, ContainerError> {
+        Ok(self.all_stats()?.guest.take().unwrap_or_default())
+    }
+
+    /// What the guest and all its containers use.
+    pub(crate) fn all_stats(&self) -> Result<StatsResponse, ContainerError> {
         let answer = self.guest.agent.stats(call_context(), &StatsRequest::new());
-        let mut answer = answer.map_err(|error| ContainerError::Call {
+        answer.map_err(|error| ContainerError::Call {
             call: "Stats",
             error,
-        })?;
-        Ok(answer.guest.take().unwrap_or_default())
+        })
     }
 
     /// Connects to a vsock port of the guest.

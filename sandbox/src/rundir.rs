@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -91,6 +92,7 @@ pub fn vsock_inside() -> PathBuf {
 pub struct RunDir {
     path: PathBuf,
     _lock: File,
+    has_left: AtomicBool,
 }
 
 impl RunDir {
@@ -133,7 +135,11 @@ impl RunDir {
         builder
             .create(&vmm_root)
             .map_err(failed("create", &vmm_root))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self {
+            path,
+            _lock: lock,
+            has_left: AtomicBool::new(false),
+        })
     }
 
     /// Where it is.
@@ -156,6 +162,14 @@ impl RunDir {
             return Err(failed("mark", &marker)(error));
         }
         Ok(())
+    }
+
+    /// Does what dropping it would do, for an owner that may end without dropping it. The lock stays.
+    pub fn leave(&self) {
+        // Only once: what has its name afterwards is somebody else's.
+        if !self.has_left.swap(true, Ordering::Relaxed) {
+            leave(&self.path);
+        }
     }
 
     /// The Unix socket that leads to the guest's vsock ports.
@@ -182,7 +196,7 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        leave(&self.path);
+        self.leave();
     }
 }
 

@@ -139,7 +139,7 @@ mod tests {
             b"\n\n  spaces \r\n",
             b"\xff\0\n",
             &long,
-            &vec![b'\n'; 100],
+            &[b'\n'; 100],
         ] {
             assert_eq!(content(&lines(bytes)), bytes);
         }
