@@ -42,11 +42,13 @@ fn table(views: &[PodView]) -> Table {
         table.push(vec![
             view.name.clone(),
             status(view),
-            of_record(|record| {
+            record.map_or("-".into(), |record| {
                 let running = record.containers.iter();
                 let running = running.filter(|c| c.phase == ContainerPhase::Running);
                 let all = record.containers.iter().filter(|c| !c.init);
-                format!("{}/{}", running.count(), all.count())
+                // What a dead monitor has written down last runs no more.
+                let running = if view.is_alive() { running.count() } else { 0 };
+                format!("{running}/{}", all.count())
             }),
             of_record(|record| {
                 let restarts: u32 = record.containers.iter().map(|c| c.restarts).sum();

@@ -40,9 +40,19 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, request: &ExecRequest
             .stack_size(STACK);
         thread.spawn(move || steer(&handle, &socket))
     });
-    let exit = handle.wait();
-    if let Ok(exit) = exit {
-        let _ = packet::send(&*socket, &Reply::Exited(exit.into()), &[]);
+    match handle.wait() {
+        Ok(exit) => {
+            let _ = packet::send(&*socket, &Reply::Exited(exit.into()), &[]);
+        }
+        Err(_) => {
+            let gone = Reply::Refused {
+                kind: RefusalKind::NotNow,
+                message: "the pod ended before the command did".into(),
+            };
+            let _ = packet::send(&*socket, &gone, &[]);
+            // Nothing more is to be had: neither side waits for the other.
+            let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+        }
     }
     // The client closes when it has read all output, which forgetting the process would cut off.
     if let Some(Ok(steering)) = steering {

@@ -154,18 +154,12 @@ impl Monitor {
         let record = PodRecord::new(&plan, mode == Mode::Foreground);
         record.write(dir.path()).map_err(MonitorError::Record)?;
         record::write_plan(dir.path(), &plan).map_err(MonitorError::Record)?;
-        if mode == Mode::Detached {
-            dir.keep(true)?;
-        }
         let shared = Shared::new(plan, dir, record).map_err(MonitorError::Socket)?;
         let shared = Arc::new(shared);
-        let server = match Server::start(&shared) {
-            Ok(server) => server,
-            Err(error) => {
-                shared.dir.keep(false)?;
-                return Err(MonitorError::Socket(error));
-            }
-        };
+        let server = Server::start(&shared).map_err(MonitorError::Socket)?;
+        if mode == Mode::Detached {
+            shared.dir.keep(true)?;
+        }
         Ok(Self {
             shared,
             outlet,
