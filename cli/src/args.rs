@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -9,6 +9,8 @@ use log::LevelFilter;
 use sandbox::monitor::Restart;
 use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
+
+use crate::install::args::{Install, Uninstall};
 
 mod verbs;
 
@@ -28,10 +30,6 @@ pub struct Args {
     /// Writes a log to standard error: error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<LevelFilter>,
-    /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
-    /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub root: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -60,6 +58,10 @@ pub enum Command {
     Rm(Rm),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
+    /// Puts podvmm on this machine, as a runtime of containerd
+    Install(Install),
+    /// Takes out what `podvmm install` has put in place
+    Uninstall(Uninstall),
     /// Prints versions
     Version(Version),
     /// Prints a script that completes podvmm's command lines in a shell
@@ -72,11 +74,28 @@ pub enum Command {
     Monitor,
 }
 
+/// Where pods are.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Root {
+    /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
+    /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+impl Root {
+    /// The directory, if it was named.
+    pub fn path(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+}
+
 const CHECK_EXAMPLES: &str = "\
 Examples:
   podvmm check                        what is wrong here, and what to do
   podvmm check --for node --strict    fit for tenants who share nothing?
   podvmm check --explain kvm.device   the long story of one check
+  kubectl label node NODE --overwrite $(podvmm check --for node --labels)
   podvmm check --json | jq '.checks[] | select(.status == \"fail\")'
 
 Nothing is changed, and no network is used. As root it sees more.
@@ -89,6 +108,9 @@ pub struct Check {
     /// Prints everything as JSON; docs/host-check.schema.json describes it
     #[arg(long)]
     pub json: bool,
+    /// Prints the labels of a node of Kubernetes, one a line
+    #[arg(long, conflicts_with_all = ["json", "explain"])]
+    pub labels: bool,
     /// Counts warnings as failures
     #[arg(long)]
     pub strict: bool,
@@ -205,6 +227,8 @@ pub struct Run {
     /// Starts the VMM process in this cgroup (v2), a directory below /sys/fs/cgroup
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    pub root: Root,
     /// Command and arguments to run
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,

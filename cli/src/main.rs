@@ -3,6 +3,7 @@
 mod about;
 mod args;
 mod check;
+mod install;
 mod monitor;
 mod pods;
 mod pumps;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
             // `--help` and `--version` are no failures.
             return if !error.use_stderr() {
                 ExitCode::SUCCESS
-            } else if is_check() {
+            } else if has_own_statuses() {
                 check::WRONG.into()
             } else {
                 OWN_FAILURE.into()
@@ -35,44 +36,42 @@ fn main() -> ExitCode {
         }
     };
     sandbox::logging::init("podvmm", args.log_level);
-    let root = args.root.as_deref();
-    let outcome = match &args.command {
-        Command::Check(check) => {
-            return check::check(check).map_or_else(
-                |error| {
-                    eprintln!("podvmm: {error:#}");
-                    check::WRONG.into()
-                },
-                ExitCode::from,
-            );
-        }
-        Command::Run(args) => run::run(args, root),
-        Command::Ps(args) => pods::ps::ps(args, root),
-        Command::Exec(args) => pods::exec::exec(args, root),
-        Command::Logs(args) => pods::logs::logs(args, root),
-        Command::Stats(args) => pods::stats::stats(args, root),
-        Command::Inspect(args) => pods::inspect::inspect(args, root),
-        Command::Wait(args) => pods::steer::wait(args, root),
-        Command::Stop(args) => pods::steer::stop(args, root),
-        Command::Kill(args) => pods::steer::kill(args, root),
-        Command::Rm(args) => pods::steer::rm(args, root),
-        Command::Version(args) => about::version(args),
-        Command::Completions(args) => about::completions(args),
-        Command::Man(args) => about::man(args),
-        Command::Monitor => monitor::monitor(),
+    let own = |outcome| (outcome, run::status_of as fn(&anyhow::Error) -> u8);
+    let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match &args.command {
+        Command::Check(check) => (check::check(check), |_| check::WRONG),
+        Command::Install(args) => (install::install(args), |_| install::WRONG),
+        Command::Uninstall(args) => (install::uninstall(args), |_| install::WRONG),
+        Command::Run(args) => own(run::run(args, args.root.path())),
+        Command::Ps(args) => own(pods::ps::ps(args, args.root.path())),
+        Command::Exec(args) => own(pods::exec::exec(args, args.root.path())),
+        Command::Logs(args) => own(pods::logs::logs(args, args.root.path())),
+        Command::Stats(args) => own(pods::stats::stats(args, args.root.path())),
+        Command::Inspect(args) => own(pods::inspect::inspect(args, args.root.path())),
+        Command::Wait(args) => own(pods::steer::wait(args, args.root.path())),
+        Command::Stop(args) => own(pods::steer::stop(args, args.root.path())),
+        Command::Kill(args) => own(pods::steer::kill(args, args.root.path())),
+        Command::Rm(args) => own(pods::steer::rm(args, args.root.path())),
+        Command::Version(args) => own(about::version(args)),
+        Command::Completions(args) => own(about::completions(args)),
+        Command::Man(args) => own(about::man(args)),
+        Command::Monitor => own(monitor::monitor()),
     };
     match outcome {
         Ok(status) => status.into(),
         Err(error) => {
             eprintln!("podvmm: {error:#}");
-            run::status_of(&error).into()
+            status_of(&error).into()
         }
     }
 }
 
-/// Whether arguments that make no sense were meant for `check`, which has exit statuses of its own.
-fn is_check() -> bool {
+/// Whether arguments that make no sense were meant for a command that runs nothing in a pod: its
+/// statuses are its own.
+fn has_own_statuses() -> bool {
     let command = Args::command().ignore_errors(true);
     let matches = command.try_get_matches();
-    matches.is_ok_and(|matches| matches.subcommand_name() == Some("check"))
+    matches.is_ok_and(|matches| {
+        let name = matches.subcommand_name();
+        name.is_some_and(|name| ["check", "install", "uninstall"].contains(&name))
+    })
 }

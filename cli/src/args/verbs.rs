@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use sandbox::User;
 use sandbox::timestamp::Timestamp;
 
-use super::{Variable, absolute, duration, user, variable};
+use super::{Root, Variable, absolute, duration, user, variable};
 
 /// A pod, or one of its containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ impl Target {
 /// Lists pods.
 #[derive(Debug, clap::Args)]
 pub struct Ps {
+    #[command(flatten)]
+    pub root: Root,
     /// Lists pods that have ended or died, too
     #[arg(short, long)]
     pub all: bool,
@@ -59,6 +61,8 @@ command cannot be executed; 127 when it is not found.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXEC_EXAMPLES)]
 pub struct Exec {
+    #[command(flatten)]
+    pub root: Root,
     /// Passes standard input on
     #[arg(short, long)]
     pub interactive: bool,
@@ -113,6 +117,8 @@ fn tail(text: &str) -> Result<Tail, String> {
 /// Prints a log.
 #[derive(Debug, clap::Args)]
 pub struct Logs {
+    #[command(flatten)]
+    pub root: Root,
     /// Goes on with what is written from now on, until the container has ended
     #[arg(short, long)]
     pub follow: bool,
@@ -136,6 +142,8 @@ pub struct Logs {
 /// Shows numbers.
 #[derive(Debug, clap::Args)]
 pub struct Stats {
+    #[command(flatten)]
+    pub root: Root,
     /// Prints them once
     #[arg(long)]
     pub no_stream: bool,
@@ -150,6 +158,8 @@ pub struct Stats {
 /// Prints everything.
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
+    #[command(flatten)]
+    pub root: Root,
     /// It is JSON in any case
     #[arg(long, hide = true)]
     pub json: bool,
@@ -161,6 +171,8 @@ pub struct Inspect {
 /// Waits for ends.
 #[derive(Debug, clap::Args)]
 pub struct Wait {
+    #[command(flatten)]
+    pub root: Root,
     /// Prints JSON, an object for each
     #[arg(long)]
     pub json: bool,
@@ -172,6 +184,8 @@ pub struct Wait {
 /// Ends pods.
 #[derive(Debug, clap::Args)]
 pub struct Stop {
+    #[command(flatten)]
+    pub root: Root,
     /// Seconds that the containers are given [default: as `run --stop-timeout` said]
     #[arg(short, long, value_name = "SECONDS")]
     pub time: Option<u64>,
@@ -183,6 +197,8 @@ pub struct Stop {
 /// Sends signals.
 #[derive(Debug, clap::Args)]
 pub struct Kill {
+    #[command(flatten)]
+    pub root: Root,
     /// The signal, by name or number
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
     pub signal: u32,
@@ -194,6 +210,8 @@ pub struct Kill {
 /// Removes pods.
 #[derive(Debug, clap::Args)]
 pub struct Rm {
+    #[command(flatten)]
+    pub root: Root,
     /// Ends pods that run, at once; that there is none is no error
     #[arg(short, long)]
     pub force: bool,
