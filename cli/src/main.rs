@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod image;
 mod pumps;
 mod run;
 mod signals;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     sandbox::logging::init("podvmm", args.log_level);
     let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match args.command {
         Command::Run(run) => (run::run(*run), run::status_of),
+        Command::Image(args) => (image::image(args), |_| OWN_FAILURE),
         Command::Check(check) => (check::check(&check), |_| check::WRONG),
     };
     match outcome {

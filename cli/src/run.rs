@@ -8,14 +8,15 @@ use anyhow::{Context, bail};
 use sandbox::oci::Mount;
 use sandbox::{
     ContainerConfig, ContainerError, Netns, Network, Pod, PodConfig, PodError, Share, StartFailure,
-    Stdio,
+    Stdio, User,
 };
 
+use crate::OWN_FAILURE;
 use crate::args::{Net, Run};
+use crate::image::{Process, Root};
 use crate::pumps::Pumps;
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
-use crate::{OWN_FAILURE, args};
 
 /// Status of a pod that `--timeout` ended, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
@@ -42,11 +43,13 @@ pub fn run(args: Run) -> anyhow::Result<u8> {
     if args.interactive && args.tty && !std::io::stdin().is_terminal() {
         bail!("-t: standard input is not a terminal; leave -t out, or use -t without -i");
     }
+    // Until the pod is there, a signal simply ends this process.
+    let root = Root::of(&args)?;
     let signals = Signals::watch(args.timeout).context("signals cannot be handled")?;
-    let mut config = pod_config(&args)?;
+    let mut config = pod_config(&args, &root)?;
     config.log = Some(log::max_level()).filter(|level| *level != log::LevelFilter::Off);
     config.cancel = Some(signals.cancellation()?);
-    let container = container_config(&args, &config);
+    let container = container_config(&args, &config, root.process(&args)?);
     let started = Instant::now();
     let mut pod = Pod::start(config).map_err(|error| interrupted_or(error, &signals))?;
     log::info!(
@@ -138,7 +141,7 @@ fn interrupted_or(error: PodError, signals: &Signals) -> anyhow::Error {
     }
 }
 
-fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
+fn pod_config(args: &Run, root: &Root) -> anyhow::Result<PodConfig> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => random_name()?,
@@ -160,7 +163,7 @@ fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
     config.jail = args.jail;
     config.seccomp = args.seccomp;
     config.cgroup.clone_from(&args.cgroup);
-    config.rootfs(&args.rootfs, args.rootfs_rw)?;
+    config.rootfs(root.path(), args.rootfs_rw)?;
     for (index, volume) in args.volumes.iter().enumerate() {
         let name = volume_name(index);
         config.shares.push(Share::open(
@@ -193,15 +196,15 @@ fn random_name() -> anyhow::Result<String> {
     Ok(format!("pod-{:08x}", u32::from_le_bytes(bytes)))
 }
 
-fn container_config(args: &Run, pod: &PodConfig) -> ContainerConfig {
-    let mut config = ContainerConfig::command(args.command.iter().cloned());
-    config.env = args
-        .env
-        .iter()
-        .filter_map(|args::Variable(text)| text.clone())
-        .collect();
-    config.workdir.clone_from(&args.workdir);
-    config.user = args.user.unwrap_or_default();
+fn container_config(args: &Run, pod: &PodConfig, process: Process) -> ContainerConfig {
+    let mut config = ContainerConfig::command(process.run.args);
+    config.env = process.run.env;
+    config.workdir = process.run.workdir;
+    config.user = User {
+        uid: process.identity.uid,
+        gid: process.identity.gid,
+    };
+    config.groups = process.identity.groups;
     config.hostname.clone_from(if pod.hostname.is_empty() {
         &pod.name
     } else {
