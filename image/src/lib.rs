@@ -50,6 +50,8 @@ pub mod reference;
 pub mod source;
 pub mod store;
 pub mod tar;
+#[cfg(test)]
+mod testing;
 pub mod unpack;
 pub mod user;
 

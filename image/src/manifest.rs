@@ -386,7 +386,7 @@ mod tests {
         for (document, word) in [
             (json!({ "schemaVersion": 1 }), "schema 1"),
             (json!({ "schemaVersion": 2 }), "neither"),
-            (json!([]), "cannot be read"),
+            (json!("text"), "cannot be read"),
             (both, "as an index and as a manifest"),
             (lying, "as an index and as a manifest"),
             (chart, "helm"),

@@ -316,7 +316,7 @@ mod tests {
             ("host.example:port/x", "registry"),
             ("host.example:70000/x", "registry"),
             ("[::1/x", "registry"),
-            ("[x]/x", "registry"),
+            ("[x:]/x", "registry"),
             ("[::1]y/x", "registry"),
             ("-.-/x", "registry"),
             (&long, "255"),

@@ -64,6 +64,9 @@ pub struct FetchArgs {
     /// Largest size of an image when it is unpacked: 64G, 512M or bytes
     #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
     pub max_size: u64,
+    /// Speaks to the registry without TLS, as is done on loopback in any case
+    #[arg(long)]
+    pub plain_http: bool,
 }
 
 #[derive(Debug, clap::Args)]

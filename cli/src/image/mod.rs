@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anyhow::Context;
+use image::source::RegistryOptions;
 use image::store::Freed;
 use image::unpack::Limits;
 use image::{Image, Pull, Source, Store, Wanted};
@@ -56,6 +57,10 @@ fn wanted(args: &FetchArgs) -> Wanted {
         limits: Limits {
             bytes: args.max_size,
             ..Limits::default()
+        },
+        registry: RegistryOptions {
+            plain_http: args.plain_http,
+            ..RegistryOptions::default()
         },
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::registry::RegistryError;
 use crate::manifest::ManifestError;
 use crate::reference::ReferenceError;
 use crate::store::StoreError;
@@ -84,6 +85,9 @@ pub enum SourceError {
     /// A document cannot be used.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A registry did not give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The store cannot take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -96,7 +100,7 @@ fn choice(tag: Option<&str>, names: &[String]) -> String {
     };
     match tag {
         Some(tag) => format!("no image is called `{tag}`; {there}"),
-        None => format!("name one image by its tag, as PATH:TAG; {there}"),
+        None => format!("name one image, as PATH:NAME or PATH:TAG; {there}"),
     }
 }
 

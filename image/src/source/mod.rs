@@ -11,6 +11,7 @@ mod docker;
 mod error;
 mod files;
 mod oci;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use std::str::FromStr;
 
 pub use self::error::SourceError;
 use self::files::Files;
+pub use self::registry::{RegistryError, RegistryOptions};
 use crate::manifest::Descriptor;
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
@@ -71,6 +73,8 @@ pub struct Wanted {
     pub name: Option<Reference>,
     /// What it may cost.
     pub limits: Limits,
+    /// How a registry is spoken to.
+    pub registry: RegistryOptions,
 }
 
 /// An image in a source: where its manifest is, and what it is called there.
@@ -100,11 +104,17 @@ impl Store {
         {
             return Ok(image);
         }
-        Err(SourceError::Absent(name.to_string()))
+        if pull == Pull::Never {
+            return Err(SourceError::Absent(name.to_string()));
+        }
+        let _busy = self.busy()?;
+        let options = &wanted.registry;
+        let found = registry::fetch(self, name, &wanted.platform, options, progress)?;
+        Ok(self.add(name, &wanted.platform, &found.manifest)?)
     }
 
     /// Takes an image out of a file or directory: an OCI layout, or an archive of one or of
-    /// `docker save`. `path` may end in `:TAG` if there are several.
+    /// `docker save`. `path` may end in `:NAME` or `:TAG` if there are several.
     ///
     /// # Errors
     /// [`SourceError`] when there is none, or a part is missing, damaged or lies about its digest.
@@ -148,17 +158,15 @@ struct From<'a> {
     progress: &'a dyn Progress,
 }
 
-/// A path that is not there as it stands may be one with a tag after it.
+/// A path that is not there as it stands may be one with a name or tag after it.
 fn split_tag(path: &Path) -> (PathBuf, Option<String>) {
-    if !path.exists()
-        && let Some(text) = path.to_str()
-        && let Some((before, tag)) = text.rsplit_once(':')
-        && !tag.contains('/')
-        && Path::new(before).exists()
-    {
-        return (before.into(), Some(tag.into()));
+    let text = path.to_str().filter(|_| !path.exists()).unwrap_or_default();
+    let mut colons = text.rmatch_indices(':');
+    let found = colons.find(|(colon, _)| Path::new(&text[..*colon]).exists());
+    match found {
+        Some((colon, _)) => (text[..colon].into(), Some(text[colon + 1..].into())),
+        None => (path.into(), None),
     }
-    (path.into(), None)
 }
 
 /// `localhost/` and the file's name, with as much of the digest as makes it the image's own.

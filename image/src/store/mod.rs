@@ -27,7 +27,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub(crate) use self::blobs::Blobs;
+pub(crate) use self::blobs::{Blobs, Partial};
 pub use self::collect::Freed;
 pub use self::error::StoreError;
 use self::lock::Lock;

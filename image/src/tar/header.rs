@@ -127,7 +127,7 @@ fn text(field: &[u8]) -> &[u8] {
     field.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-/// Octal digits, or GNU's big-endian number if the highest bit is set.
+/// Octal digits, none of which is 0, or GNU's big-endian number if the highest bit is set.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         // 0xff begins a negative number, which no field here may be.
@@ -139,7 +139,9 @@ fn number(field: &[u8]) -> Option<u64> {
             });
     }
     let blank = |byte: &u8| *byte == b' ' || *byte == 0;
-    let start = field.iter().position(|byte| !blank(byte))?;
+    let Some(start) = field.iter().position(|byte| !blank(byte)) else {
+        return Some(0);
+    };
     let digits = field[start..].split(blank).next()?;
     digits.iter().try_fold(0u64, |value, byte| {
         let digit = byte.checked_sub(b'0').filter(|digit| *digit < 8)?;
@@ -159,8 +161,8 @@ mod tests {
             (b"77777777", Some(0o77_777_777)),
             (b"\x80\0\0\0\0\0\x01\0", Some(256)),
             (b"0000648\0", None),
-            (b"\0\0\0\0\0\0\0\0", None),
-            (b"        ", None),
+            (b"\0\0\0\0\0\0\0\0", Some(0)),
+            (b"        ", Some(0)),
             (b"-0000001", None),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", None),
         ] {

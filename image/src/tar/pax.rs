@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn records_are_read_by_their_length() {
-        let pax = Pax::parse(b"12 path=a\nb\n22 mtime=1700000000.5\n25 SCHILY.xattr.user.a=b=\0\n");
+        let pax = Pax::parse(b"12 path=a\nb\n22 mtime=1700000000.5\n27 SCHILY.xattr.user.a=b=\0\n");
         let pax = pax.unwrap();
         assert_eq!(pax.get("path"), Some(&b"a\nb"[..]));
         assert_eq!(pax.mtime().unwrap(), Some((1_700_000_000, 500_000_000)));

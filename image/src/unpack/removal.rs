@@ -123,7 +123,9 @@ pub(super) fn open_dir(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, EntryError
 fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>, EntryError> {
     let failed = || failed("its directory cannot be listed");
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir).map_err(failed())? {
+    // One that was opened as a place cannot be read.
+    let dir = open_dir(dir, b".")?;
+    for entry in Dir::new(dir).map_err(failed())? {
         let name = entry.map_err(failed())?.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." {
             names.push(name);
