@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused_with_the_reason() {
-        let long = format!("{}/x", "a/".repeat(140));
+        let long = format!("{}x", "a/".repeat(140));
         for (text, word) in [
             ("", "empty"),
             ("Debian", "`debian`"),

@@ -123,11 +123,6 @@ impl Tar {
         self.bytes.resize(self.bytes.len() + 1024, 0);
         self.bytes
     }
-
-    /// The archive as it is.
-    pub(crate) fn raw(self) -> Vec<u8> {
-        self.bytes
-    }
 }
 
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
