@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod image;
+mod install;
 mod pumps;
 mod run;
 mod signals;
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
             // `--help` and `--version` are no failures.
             return if !error.use_stderr() {
                 ExitCode::SUCCESS
-            } else if is_check() {
+            } else if has_own_statuses() {
                 check::WRONG.into()
             } else {
                 OWN_FAILURE.into()
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         Command::Run(run) => (run::run(*run), run::status_of),
         Command::Image(args) => (image::image(args), |_| OWN_FAILURE),
         Command::Check(check) => (check::check(&check), |_| check::WRONG),
+        Command::Install(args) => (install::install(&args), |_| install::WRONG),
+        Command::Uninstall(args) => (install::uninstall(&args), |_| install::WRONG),
     };
     match outcome {
         Ok(status) => status.into(),
@@ -47,9 +50,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether arguments that make no sense were meant for `check`, which has exit statuses of its own.
-fn is_check() -> bool {
+/// Whether arguments that make no sense were meant for a command that runs nothing in a pod: its
+/// statuses are its own.
+fn has_own_statuses() -> bool {
     let command = Args::command().ignore_errors(true);
     let matches = command.try_get_matches();
-    matches.is_ok_and(|matches| matches.subcommand_name() == Some("check"))
+    matches.is_ok_and(|matches| {
+        let name = matches.subcommand_name();
+        name.is_some_and(|name| ["check", "install", "uninstall"].contains(&name))
+    })
 }
