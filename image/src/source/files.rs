@@ -6,6 +6,7 @@ use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -107,8 +108,17 @@ fn open_below(dir: &OwnedFd, name: &str) -> io::Result<Option<(Box<dyn Read>, u6
 
 /// Decompresses into a file that goes with its descriptor.
 fn decompressed(file: File, scratch: &Path, limit: u64) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let mut plain = File::from(rustix::fs::open(scratch, flags, Mode::from(0o600))?);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = scratch.join(format!("archive-{}-{count}", std::process::id()));
+    let mut options = File::options();
+    let mut plain = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
     let mut bounded = decompress(file)?.take(limit.saturating_add(1));
     if io::copy(&mut bounded, &mut plain)? > limit {
         let text = format!("it has more than {limit} bytes when it is decompressed");

@@ -1,8 +1,8 @@
 //! Images as directories.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, Permissions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -156,9 +156,9 @@ impl Scratch {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(StoreError::io(&path, "removed"))?;
         }
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&path)
+        fs::create_dir(&path).map_err(StoreError::io(&path, "made"))?;
+        // Whatever this process takes away from modes: a root is there for all users of a container.
+        fs::set_permissions(&path, Permissions::from_mode(0o755))
             .map_err(StoreError::io(&path, "made"))?;
         Ok(Self(path))
     }

@@ -160,8 +160,11 @@ impl Tree {
         if depth >= MAX_DEPTH {
             return Err(EntryError::Depth);
         }
-        match rustix::fs::mkdirat(&parent, name.as_slice(), Mode::from(0o755)) {
-            Ok(()) => {}
+        let mode = Mode::from(0o755);
+        match rustix::fs::mkdirat(&parent, name.as_slice(), mode) {
+            // Whatever this process takes away from modes, its users' containers need.
+            Ok(()) => rustix::fs::chmodat(&parent, name.as_slice(), mode, AtFlags::empty())
+                .map_err(failed("its directory cannot be made"))?,
             // A link that leads nowhere yet.
             Err(Errno::EXIST) => {
                 let links = links

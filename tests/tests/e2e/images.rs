@@ -32,7 +32,11 @@ impl Images {
             .unwrap();
         assert!(tar.success());
         let diff_id = sha256(&layer);
-        let zipped = Command::new("gzip").arg("-n1").arg(&layer).status().unwrap();
+        let zipped = Command::new("gzip")
+            .arg("-n1")
+            .arg(&layer)
+            .status()
+            .unwrap();
         assert!(zipped.success());
         let layer = blob(&layout, &dir.join("layer.gz"), "layer.v1.tar+gzip");
         let config = json!({
@@ -64,7 +68,11 @@ impl Images {
 
     fn verb(&self, args: &[&str]) -> Outcome {
         let mut command = Command::new(podvmm());
-        command.arg("image").args(args).arg("--store").arg(self.dir.join("store"));
+        command
+            .arg("image")
+            .args(args)
+            .arg("--store")
+            .arg(self.dir.join("store"));
         Run::new(command).outcome()
     }
 }
@@ -105,7 +113,14 @@ fn a_pod_runs_what_its_image_says() {
         .outcome()
         .prints("user\nuser\nhello\n/srv\n/home\ncame with the image\n");
     // The image is there now, unpacked; and the command line has the last word.
-    let options = ["--user", "0:1234", "--env", "GREETING=bye", "--workdir", "/tmp"];
+    let options = [
+        "--user",
+        "0:1234",
+        "--env",
+        "GREETING=bye",
+        "--workdir",
+        "/tmp",
+    ];
     let script = "id -u; id -g; echo $GREETING; pwd; echo new > /srv/seed; cat /srv/seed";
     images
         .run(&bench, &options, &[script])
@@ -122,7 +137,9 @@ fn a_pod_runs_what_its_image_says() {
 fn an_image_in_use_is_not_removed() {
     let bench = Bench::new();
     let images = Images::new(json!({ "Env": ["PATH=/bin"] }));
-    let mut pod = images.run(&bench, &[], &["sh", "-c", "echo ready; sleep 1000"]).start();
+    let mut pod = images
+        .run(&bench, &[], &["sh", "-c", "echo ready; sleep 1000"])
+        .start();
     pod.wait_for("ready");
     let listed = images.verb(&["ls", "--quiet"]).status(0).text();
     let name = listed.trim();
@@ -141,7 +158,10 @@ fn an_image_in_use_is_not_removed() {
 fn images_that_cannot_be_run() {
     let bench = Bench::new();
     let images = Images::new(json!({ "User": "nobody-here" }));
-    images.run(&bench, &[], &[]).outcome().failed(125, &["--image", "names no command"]);
+    images
+        .run(&bench, &[], &[])
+        .outcome()
+        .failed(125, &["--image", "names no command"]);
     images
         .run(&bench, &[], &["true"])
         .outcome()
@@ -152,10 +172,14 @@ fn images_that_cannot_be_run() {
         ("localhost:1/x", "nothing listens"),
     ] {
         let mut run = bench.run(["--image", image, "--store"]);
-        run.command.arg(images.dir.join("store")).args(["--", "true"]);
+        run.command
+            .arg(images.dir.join("store"))
+            .args(["--", "true"]);
         run.outcome().failed(125, &["--image", word]);
     }
     let mut run = bench.run(["--image", "x", "--pull", "never", "--store"]);
-    run.command.arg(images.dir.join("store")).args(["--", "true"]);
+    run.command
+        .arg(images.dir.join("store"))
+        .args(["--", "true"]);
     run.outcome().refused(&["--image", "not in the store"]);
 }
