@@ -16,8 +16,8 @@ Examples:
   podvmm image rm debian:12
   podvmm image prune --all                        everything that no pod uses
 
-REF is [REGISTRY/]REPOSITORY[:TAG][@DIGEST], as docker has it. Where there is an image already, the
-first digits of its id do as well.
+REF is [REGISTRY/]REPOSITORY[:TAG][@DIGEST], as docker has it. IMAGE is such a name, or the first
+digits of an id.
 
 Exit status: 0, or 125 when podvmm failed; one message says what and what to do.";
 

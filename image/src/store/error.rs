@@ -84,15 +84,15 @@ pub enum StoreError {
         /// The layer's number and digest.
         layer: String,
         /// Why.
-        source: UnpackError,
+        source: Box<UnpackError>,
     },
     /// A layer is not the one that the configuration names.
-    #[error("image {image}: layer {digest} holds {found}, but its configuration says {wanted}")]
+    #[error("image {image}: layer {layer} holds {found}, but its configuration says {wanted}")]
     DiffId {
         /// The image.
         image: String,
-        /// The layer as it is stored.
-        digest: Digest,
+        /// The layer's number, from 1.
+        layer: usize,
         /// The digest in the configuration.
         wanted: Digest,
         /// The digest of what is in it.

@@ -58,13 +58,13 @@ impl Store {
     /// [`StoreError::Foreign`] when others could change it, [`StoreError::Io`].
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let dir = dir.into();
-        for part in ["", "blobs/sha256", "partial", "roots", "tmp"] {
-            let path = dir.join(part);
+        let parts = ["blobs/sha256", "partial", "roots", "tmp"].map(|part| dir.join(part));
+        for path in std::iter::once(&dir).chain(&parts) {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(&path)
-                .map_err(StoreError::io(&path, "made"))?;
+                .create(path)
+                .map_err(StoreError::io(path, "made"))?;
         }
         let found = fs::metadata(&dir).map_err(StoreError::io(&dir, "looked at"))?;
         let user = rustix::process::geteuid().as_raw();

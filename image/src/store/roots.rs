@@ -127,12 +127,12 @@ impl Image {
             let unpacked = unpacker.layer(file).map_err(|source| StoreError::Unpack {
                 image: self.record.name.clone(),
                 layer: format!("{number} of {of} ({})", layer.digest),
-                source,
+                source: Box::new(source),
             })?;
             if unpacked != *wanted {
                 return Err(StoreError::DiffId {
                     image: self.record.name.clone(),
-                    digest: layer.digest,
+                    layer: number,
                     wanted: *wanted,
                     found: unpacked,
                 });

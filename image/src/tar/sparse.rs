@@ -103,7 +103,7 @@ impl<R: Read> Archive<R> {
 fn listed_map(map: &[u8]) -> Result<Vec<(u64, u64)>, TarError> {
     let numbers: Option<Vec<u64>> = map.split(|&byte| byte == b',').map(decimal).collect();
     let numbers = numbers.ok_or(TarError::Sparse)?;
-    if numbers.len() % 2 != 0 || numbers.len() / 2 > MAX_EXTENTS {
+    if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MAX_EXTENTS {
         return Err(TarError::Sparse);
     }
     Ok(numbers.chunks(2).map(|pair| (pair[0], pair[1])).collect())

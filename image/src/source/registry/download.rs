@@ -16,13 +16,13 @@ const BUFFER: usize = 128 << 10;
 
 /// Why a download stopped.
 enum Stopped {
-    Remote(Failure),
+    Remote(Box<Failure>),
     Store(StoreError),
 }
 
 impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
-        Self::Remote(failure)
+        Self::Remote(Box::new(failure))
     }
 }
 
@@ -67,7 +67,7 @@ impl Remote<'_> {
                     } else {
                         failures + 1
                     };
-                    self.client.pause(failure, failures)?;
+                    self.client.pause(*failure, failures)?;
                 }
             }
         }

@@ -8,12 +8,12 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum RegistryError {
     /// It cannot be spoken to.
-    #[error("registry {host}: {}", explain(.source))]
+    #[error("registry {host}: {}", explain(.cause))]
     Http {
         /// The registry.
         host: String,
         /// Why; part of the message.
-        source: ureq::Error,
+        cause: Box<ureq::Error>,
     },
     /// It has stopped sending.
     #[error("registry {host}: has sent nothing for {} s, {attempts} times", .silence.as_secs_f32())]
@@ -111,6 +111,9 @@ fn explain(error: &ureq::Error) -> String {
         ureq::Error::HostNotFound => "there is no host of this name".into(),
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             "the connection is refused; nothing listens there".into()
+        }
+        ureq::Error::Io(error) if error.to_string().contains("lookup address") => {
+            "its name cannot be resolved".into()
         }
         ureq::Error::RequireHttpsOnly(_) => "redirects to where there is no TLS".into(),
         ureq::Error::Timeout(_) => "does not answer in time".into(),

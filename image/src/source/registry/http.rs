@@ -319,12 +319,16 @@ impl<'a> Client<'a> {
             ureq::Error::Timeout(_) => Failure {
                 error: RegistryError::Http {
                     host,
-                    source: error,
+                    cause: Box::new(error),
                 },
                 again: Some(None),
             },
             ureq::Error::Io(error) if cut(&error) => self.cut(),
-            source => RegistryError::Http { host, source }.into(),
+            error => RegistryError::Http {
+                host,
+                cause: Box::new(error),
+            }
+            .into(),
         }
     }
 
