@@ -1,12 +1,13 @@
 //! The command line.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
-use sandbox::{JailMode, SeccompMode};
+use sandbox::{JailMode, Rate, RateLimit, SeccompMode};
 use vmm::{MemorySize, VcpuCount};
 
 use crate::image::args::{Image, RunArgs};
@@ -129,6 +130,14 @@ pub struct Run {
     /// this machine to whoever asks from it
     #[arg(long)]
     pub allow_metadata: bool,
+    /// Limits what each network interface sends, and what it receives, in a second: 10M bytes, or
+    /// 10M,5000 for as many packets as well, or ,5000
+    #[arg(long, value_name = "BYTES[,PACKETS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    pub net_rate: RateLimit,
+    /// Limits what the pod reads and writes of root and volumes in a second: 50M bytes, or 50M,2000 for
+    /// as many requests as well, or ,2000
+    #[arg(long, value_name = "BYTES[,REQUESTS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    pub disk_rate: RateLimit,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<Variable>,
@@ -258,6 +267,26 @@ fn vcpus(text: &str) -> Result<VcpuCount, String> {
     VcpuCount::new(count).map_err(|error| error.to_string())
 }
 
+/// `BYTES`, `BYTES,REQUESTS` or `,REQUESTS` in a second; nothing is no limit.
+fn rate_limit(text: &str) -> Result<RateLimit, String> {
+    let (bytes, requests) = text.split_once(',').unwrap_or((text, ""));
+    let rate = |amount: &str, read: fn(&str) -> Result<u64, String>| match amount {
+        "" => Ok(None),
+        amount => match NonZeroU64::new(read(amount)?) {
+            Some(amount) => Ok(Some(Rate::per_second(amount))),
+            None => Err("0 lets nothing pass; leave it out for no limit".to_owned()),
+        },
+    };
+    let count = |text: &str| {
+        let count = text.parse();
+        count.map_err(|_| format!("`{text}` is no whole number of requests"))
+    };
+    Ok(RateLimit {
+        bytes: rate(bytes, sandbox::config::parse_bytes)?,
+        requests: rate(requests, count)?,
+    })
+}
+
 fn absolute(path: &str) -> Result<String, String> {
     if path.starts_with('/') {
         Ok(path.to_owned())
@@ -343,6 +372,10 @@ mod tests {
             (["--net", "netns:"], "netns:PATH"),
             (["--net", "netns"], "netns:PATH"),
             (["--env", "=x"], "--env"),
+            (["--net-rate", "0"], "no limit"),
+            (["--net-rate", "fast"], "fast"),
+            (["--disk-rate", "1M,x"], "`x`"),
+            (["--disk-rate", ",0"], "no limit"),
             (["--user", "a:b:c"], "--user"),
             (["--image", "x"], "--image"),
             (["--entrypoint", "x"], "--entrypoint"),
@@ -380,6 +413,23 @@ mod tests {
         ] {
             assert!(parse(args).is_err(), "{args:?}");
         }
+    }
+
+    #[test]
+    fn rates_are_bytes_and_requests() {
+        let rates = |args: &[&str]| {
+            let run = parse(&[args, &["--rootfs", "/", "true"]].concat()).unwrap();
+            [run.net_rate, run.disk_rate].map(|limit| {
+                [limit.bytes, limit.requests]
+                    .map(|rate| rate.map_or(0, |rate| rate.per_second.get()))
+            })
+        };
+        assert_eq!(rates(&[]), [[0, 0], [0, 0]]);
+        assert_eq!(
+            rates(&["--net-rate", "10M", "--disk-rate", "1k,500"]),
+            [[10 << 20, 0], [1024, 500]]
+        );
+        assert_eq!(rates(&["--disk-rate", ",7"]), [[0, 0], [0, 7]]);
     }
 
     #[test]

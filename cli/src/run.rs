@@ -160,6 +160,8 @@ fn pod_config(args: &Run, root: &Root) -> anyhow::Result<PodConfig> {
         network.allow_metadata = args.allow_metadata;
         config.network = Some(network);
     }
+    config.net_limit = args.net_rate;
+    config.disk_limit = args.disk_rate;
     config.jail = args.jail;
     config.seccomp = args.seccomp;
     config.cgroup.clone_from(&args.cgroup);
