@@ -5,6 +5,9 @@ use super::TarError;
 /// Size of a block.
 pub(super) const BLOCK: usize = 512;
 
+/// Offsets and lengths.
+pub(super) type Extents = Vec<(u64, u64)>;
+
 /// A header whose checksum is right.
 pub(super) struct Header([u8; BLOCK]);
 
@@ -98,18 +101,18 @@ impl Header {
 
     /// The extents of GNU's old sparse format in this header, the file's whole size, and whether
     /// blocks with more extents follow.
-    pub(super) fn sparse(&self) -> Result<(Vec<(u64, u64)>, u64, bool), TarError> {
+    pub(super) fn sparse(&self) -> Result<(Extents, u64, bool), TarError> {
         let extents = extents(&self.0[386..], EXTENTS)?;
         Ok((extents, self.field("size", 483..495)?, self.0[482] != 0))
     }
 }
 
 /// The extents in a block that follows a header of GNU's old sparse format.
-pub(super) fn more_extents(block: &[u8; BLOCK]) -> Result<(Vec<(u64, u64)>, bool), TarError> {
+pub(super) fn more_extents(block: &[u8; BLOCK]) -> Result<(Extents, bool), TarError> {
     Ok((extents(block, MORE_EXTENTS)?, block[504] != 0))
 }
 
-fn extents(bytes: &[u8], count: usize) -> Result<Vec<(u64, u64)>, TarError> {
+fn extents(bytes: &[u8], count: usize) -> Result<Extents, TarError> {
     let mut found = Vec::new();
     for extent in bytes.chunks_exact(24).take(count) {
         // Unused places are empty.

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::header::{BLOCK, Header, more_extents};
+use super::header::{BLOCK, Extents, Header, more_extents};
 use super::pax::{Pax, decimal};
 use super::{Archive, Entry, Extent, MAX_EXTENTS, TarError};
 
@@ -44,7 +44,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// GNU's own format: in the header, and in blocks after it.
-    fn old_map(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64), TarError> {
+    fn old_map(&mut self, header: &Header) -> Result<(Extents, u64), TarError> {
         let (mut extents, size, mut more) = header.sparse()?;
         while more {
             let block = self.block()?;
@@ -59,7 +59,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// PAX 1.0: lines of digits in front of the data, filled up to whole blocks.
-    fn leading_map(&mut self, stored: u64) -> Result<Vec<(u64, u64)>, TarError> {
+    fn leading_map(&mut self, stored: u64) -> Result<Extents, TarError> {
         let mut numbers = Vec::new();
         let mut line = Vec::new();
         let mut wanted = 1;
@@ -100,7 +100,7 @@ impl<R: Read> Archive<R> {
 }
 
 /// PAX 0.1: all numbers in one record.
-fn listed_map(map: &[u8]) -> Result<Vec<(u64, u64)>, TarError> {
+fn listed_map(map: &[u8]) -> Result<Extents, TarError> {
     let numbers: Option<Vec<u64>> = map.split(|&byte| byte == b',').map(decimal).collect();
     let numbers = numbers.ok_or(TarError::Sparse)?;
     if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MAX_EXTENTS {
