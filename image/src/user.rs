@@ -67,7 +67,8 @@ fn read(root: BorrowedFd<'_>, file: &'static str) -> Result<String, UserError> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let opened = match rustix::fs::openat2(root, file, flags, Mode::empty(), resolve) {
         Ok(opened) => opened,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
+        // What this user may not read is of no use to the pod either.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(String::new()),
         Err(errno) => return Err(failed(errno.into())),
     };
     let stat = rustix::fs::fstat(&opened).map_err(|errno| failed(errno.into()))?;
