@@ -22,8 +22,8 @@ mod roots;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,6 +73,11 @@ impl Store {
                 owner: found.uid(),
                 path: dir,
             });
+        }
+        // Images hold set-user-ID programs, which are for nobody on this host to run.
+        for path in &parts {
+            fs::set_permissions(path, Permissions::from_mode(0o700))
+                .map_err(StoreError::io(path, "closed to others"))?;
         }
         Ok(Self {
             blobs: Blobs::new(&dir),

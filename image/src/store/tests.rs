@@ -302,7 +302,15 @@ fn a_store_that_others_can_change_is_refused() {
         Err(StoreError::Foreign { .. })
     ));
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(dir.join("roots")).unwrap();
+    fs::set_permissions(dir.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
     Store::open(dir.path()).unwrap();
+    // What it holds is for nobody else, set-user-ID programs above all.
+    let mode = fs::metadata(dir.join("roots"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(dir.path(), Some(1000), None).unwrap();
         assert!(matches!(
