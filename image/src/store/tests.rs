@@ -1,7 +1,6 @@
 //! What is kept, what is removed, and what is left when somebody goes away half-way.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
 
 use super::*;
