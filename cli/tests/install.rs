@@ -2,6 +2,8 @@
 //!
 //! Those have no containerd; with one, and with pods, the commands are tested end to end.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of this is a test
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
