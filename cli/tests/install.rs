@@ -2,7 +2,11 @@
 //!
 //! Those have no containerd; with one, and with pods, the commands are tested end to end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of this is a test
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,6 +3,7 @@
 use std::io;
 
 use agent_protocol::client::OpenStreamError;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a container could not do something.
@@ -17,10 +18,10 @@ pub enum ContainerError {
         error: ttrpc::Error,
     },
     /// A stream could not be connected.
-    #[error("a standard stream cannot be connected")]
+    #[error("a stream cannot be connected")]
     Connect(#[source] io::Error),
     /// The agent did not give the stream.
-    #[error("a standard stream cannot be opened")]
+    #[error("a stream cannot be opened")]
     Open(#[source] OpenStreamError),
     /// The command could not be executed.
     #[error("{message}")]
@@ -33,7 +34,8 @@ pub enum ContainerError {
 }
 
 /// Why a command could not be executed, as shells tell it apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StartFailure {
     /// No such file: a shell's status 127.
     NotFound,

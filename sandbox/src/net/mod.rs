@@ -29,8 +29,10 @@
 //! containers. What goes to a cloud's metadata service, at 169.254.169.254, is turned back at
 //! the tap unless [`Network::allow_metadata`] says otherwise.
 
+mod bpf;
 mod error;
 mod link;
+mod localhost;
 mod metadata;
 mod netlink;
 mod netns;
@@ -44,12 +46,14 @@ mod tests;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use devices::net::{InvalidNetConfig, MacAddress, Mtu};
 
 pub use error::NetError;
 use link::{Address, Link};
+pub use localhost::Localhost;
 use netlink::Netlink;
 pub use netlink::{Errno, NetlinkError};
 pub use netns::Netns;
@@ -198,6 +202,27 @@ impl PodNetwork {
         let inside = Arc::clone(&netns);
         netns.run(move || join_here(inside, allow_metadata))
     }
+}
+
+/// Takes away what a pod has left in the network namespace `path` whose monitor and VMM are gone. One
+/// that another pod has joined since stays as it is.
+///
+/// # Errors
+/// [`NetError`] names what is in the way.
+pub fn clean(path: &Path) -> Result<(), NetError> {
+    let netns = Netns::open(path)?;
+    netns.run(|| {
+        let mut netlink = open()?;
+        let links = link::links(&mut netlink).map_err(failed("list the interfaces"))?;
+        if links.iter().any(is_tap_of_ours) {
+            return Ok(());
+        }
+        for link in links.iter().filter(|link| link.is_ethernet_up()) {
+            redirect::remove(&mut netlink, link.index)
+                .map_err(failed("take the redirection away"))?;
+        }
+        Ok(())
+    })
 }
 
 /// Interfaces whose ingress is redirected, and to which taps.
