@@ -105,6 +105,7 @@ fn main() {
         figures.push(bench.data(load, count * scale));
     }
     figures.extend(bench.metadata(5000 * scale));
+    figures.extend(bench.host_opens(20_000 * scale));
     if is("--json") {
         print_json(&figures);
     } else {
@@ -167,6 +168,44 @@ impl Bench {
                 assert_eq!(file.read_at(&mut buffer, at).unwrap(), size);
             }
         })
+    }
+
+    /// What it costs that the kernel confines the server to its export: the same path, as a node is
+    /// opened that has no descriptor, with and without. They take turns, so that both meet the same
+    /// machine.
+    fn host_opens(&self, count: usize) -> Vec<Figure> {
+        use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+        const ROUND: usize = 1000;
+        let dir = File::open(&self.path).unwrap();
+        let (path, flags) = (c"list/0", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+        let confined =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let mut plain = || openat(&dir, path, flags, Mode::empty()).map(drop);
+        let mut walled = || openat2(&dir, path, flags, Mode::empty(), confined).map(drop);
+        let mut ways: [(&'static str, &mut dyn FnMut() -> _, Duration); 2] = [
+            ("host: openat and close", &mut plain, Duration::ZERO),
+            (
+                "host: openat2, confined, and close",
+                &mut walled,
+                Duration::ZERO,
+            ),
+        ];
+        for _ in 0..count / ROUND {
+            for (_, open, total) in &mut ways {
+                let start = Instant::now();
+                for _ in 0..ROUND {
+                    open().unwrap();
+                }
+                *total += start.elapsed();
+            }
+        }
+        let figure = |(name, _, total): (_, _, Duration)| Figure {
+            name,
+            unit: "op",
+            rate: (count / ROUND * ROUND) as f64 / total.as_secs_f64(),
+            worker_ns: 0.0,
+        };
+        ways.map(figure).into()
     }
 
     /// `count` requests of `load`, with buffers that lie where they lie: no allocation, no copy on
