@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use sandbox::bundle::Bundle;
-use sandbox::sizing::{self, Limits};
+use sandbox::sizing::{self, Limits, Size};
 use sandbox::{Netns, Network, PodConfig};
 
 /// Directory of all pods' runtime directories and sockets.
@@ -98,6 +98,28 @@ pub fn limits(bundle: &Bundle, role: &Role) -> Limits {
     }
 }
 
+/// Which limit of a container is more than the pod's VM has, in words. A VM does not grow: that happens
+/// where the sandbox's annotations did not announce the container.
+pub fn excess(limits: Limits, size: Size) -> Option<String> {
+    let vcpus = size.vcpus.get();
+    let memory = size.memory.bytes();
+    if limits
+        .cpu_millis
+        .is_some_and(|cpu| cpu > u64::from(vcpus) * 1000)
+    {
+        return Some(format!(
+            "its CPU limit is more than the pod's {vcpus} vCPUs, as the sandbox did not announce it"
+        ));
+    }
+    if limits.memory.is_some_and(|bytes| bytes > memory) {
+        return Some(format!(
+            "its memory limit is more than the pod's {} MiB, as the sandbox did not announce it",
+            memory >> 20
+        ));
+    }
+    None
+}
+
 /// Whether `source` is the shared memory that the CRI plugin keeps on the host for the pod.
 pub fn is_pod_shm(bundle: &Bundle, source: &Path) -> bool {
     let sandbox = bundle.annotation(SANDBOX_ID);
@@ -127,102 +149,79 @@ pub fn socket(namespace: &str, id: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, Value, json};
+    use serde_json::{Value, json};
 
     use super::*;
 
-    /// By which other runtimes are, or were, led to files, programs and arguments of the host.
-    const STEERING: &[&str] = &[
-        "io.katacontainers.config_path",
-        "io.katacontainers.config.hypervisor.path",
-        "io.katacontainers.config.hypervisor.ctlpath",
-        "io.katacontainers.config.hypervisor.jailer_path",
-        "io.katacontainers.config.hypervisor.kernel",
-        "io.katacontainers.config.hypervisor.kernel_params",
-        "io.katacontainers.config.hypervisor.image",
-        "io.katacontainers.config.hypervisor.initrd",
-        "io.katacontainers.config.hypervisor.firmware",
-        "io.katacontainers.config.hypervisor.virtio_fs_daemon",
-        "io.katacontainers.config.hypervisor.virtio_fs_extra_args",
-        "io.katacontainers.config.hypervisor.file_mem_backend",
-        "io.katacontainers.config.hypervisor.entropy_source",
-        "io.katacontainers.config.runtime.create_container_timeout",
-        "io.katacontainers.config.agent.kernel_modules",
-        "io.kubernetes.cri.runtime-handler",
-        "io.kubernetes.cri-o.RuntimeConfigPath",
-        "dev.gvisor.internal.flags",
-        "dev.gvisor.spec.rootfs.source",
-        "run.oci.handler",
-        "run.oci.hooks.stderr",
-        "com.github.containers.krun.kernel",
-        "kernel",
-        "vmm",
-        "debug",
-    ];
-
-    const VALUES: &[&str] = &[
-        "/tmp/evil",
-        "../../tmp/evil",
-        "--socket=/tmp/evil",
-        "init=/evil",
-        "1",
-    ];
-
-    fn bundle(annotations: &[(&str, &str)]) -> Bundle {
-        let annotations: Map<_, _> = annotations
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
-            .collect();
-        let spec = json!({
-            "ociVersion": "1.0.2",
-            "hostname": "web",
+    fn bundle(annotations: &Value) -> Bundle {
+        let dir = tempfile::tempdir().unwrap();
+        let config = json!({
             "annotations": annotations,
-            "process": { "args": ["sh"], "cwd": "/" },
-            "linux": { "namespaces": [
-                { "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" },
-            ] },
+            "mounts": [{ "destination": "/dev/shm", "type": "bind", "source": "/run/pods/pod/shm" }],
+            "linux": { "resources": { "memory": { "limit": 4096 } } },
         });
-        Bundle::from_json(spec.to_string().as_bytes()).unwrap()
-    }
-
-    /// All that a VM is made of, and of a container in it.
-    fn outcome(annotations: &[(&str, &str)]) -> String {
-        let all = [&[(CONTAINER_TYPE, "sandbox")], annotations].concat();
-        let bundle = bundle(&all);
-        let config = vm("k8s.io", "pod", &bundle, &role(&bundle).unwrap()).unwrap();
-        format!("{config:?} {:?}", bundle.root_dir(Path::new("/bundle")))
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        Bundle::open(dir.path()).unwrap()
     }
 
     #[test]
-    fn case_16_annotations_name_no_path_program_or_argument() {
-        let plain = outcome(&[]);
-        for name in STEERING {
-            for value in VALUES {
-                assert_eq!(outcome(&[(name, value)]), plain, "{name}: {value}");
-            }
-        }
-        // Where a number is expected, a path is none.
-        for name in [SANDBOX_CPU_QUOTA, SANDBOX_CPU_PERIOD, SANDBOX_MEMORY] {
-            for value in &VALUES[..4] {
-                assert_eq!(outcome(&[(name, value)]), plain, "{name}: {value}");
-            }
-        }
-        assert_ne!(outcome(&[(SANDBOX_MEMORY, "1073741824")]), plain);
+    fn roles_are_told_by_annotations() {
+        assert_eq!(role(&bundle(&json!({}))).unwrap(), Role::Alone);
+        let sandbox = json!({ CONTAINER_TYPE: "sandbox" });
+        assert_eq!(role(&bundle(&sandbox)).unwrap(), Role::Sandbox);
+        let member = json!({ CONTAINER_TYPE: "container", SANDBOX_ID: "pod" });
+        assert_eq!(role(&bundle(&member)).unwrap(), Role::Member("pod".into()));
+        let own = json!({ "io.podvmm.memory": "9", CONTAINER_TYPE: "sandbox" });
+        assert!(role(&bundle(&own)).is_err());
     }
 
     #[test]
-    fn case_16_no_annotation_is_podvmms_own() {
-        for name in ["io.podvmm.kernel", "io.podvmm.vmm", "io.podvmm."] {
-            let error = role(&bundle(&[(name, "/tmp/evil")])).unwrap_err();
-            assert!(error.to_string().contains(name), "{error}");
+    fn a_pods_limits_are_those_of_its_sandbox_and_nonsense_is_none() {
+        let of = |annotations: Value| limits(&bundle(&annotations), &Role::Sandbox);
+        let limited = of(json!({
+            SANDBOX_CPU_QUOTA: "150000", SANDBOX_CPU_PERIOD: "100000", SANDBOX_MEMORY: "1048576",
+        }));
+        assert_eq!(
+            (limited.cpu_millis, limited.memory),
+            (Some(1500), Some(1 << 20))
+        );
+        for nonsense in ["", "0", "-1", "x", "1e9", "99999999999999999999"] {
+            let odd = of(json!({ SANDBOX_CPU_QUOTA: nonsense, SANDBOX_MEMORY: nonsense }));
+            assert_eq!((odd.cpu_millis, odd.memory), (None, None), "{nonsense:?}");
         }
+        let alone = limits(&bundle(&json!({})), &Role::Alone);
+        assert_eq!(alone.memory, Some(4096));
     }
 
     #[test]
-    fn case_16_a_sandbox_is_named_and_no_path() {
-        for id in ["../x", "a/b", "/x", "", ".", ".."] {
-            let bundle = bundle(&[(CONTAINER_TYPE, "container"), (SANDBOX_ID, id)]);
-            assert!(role(&bundle).is_err(), "{id}");
+    fn limits_beyond_the_vm_are_told() {
+        let of_pod = Limits {
+            cpu_millis: Some(1000),
+            memory: Some(1 << 30),
+        };
+        let size = sizing::size(sizing::Base::default(), of_pod).unwrap();
+        let limits = |cpu_millis, memory| Limits { cpu_millis, memory };
+        assert_eq!(excess(limits(Some(2000), Some(3 << 30)), size), None);
+        assert_eq!(excess(limits(None, None), size), None);
+        let cpu = excess(limits(Some(2001), None), size).unwrap();
+        assert!(cpu.contains("2 vCPUs"), "{cpu}");
+        let memory = excess(limits(None, Some((3 << 30) + 1)), size).unwrap();
+        assert!(memory.contains("3072 MiB"), "{memory}");
+    }
+
+    #[test]
+    fn the_pods_shared_memory_is_the_one_that_the_plugin_made_for_it() {
+        let bundle = bundle(&json!({ SANDBOX_ID: "pod" }));
+        for (path, is_it) in [
+            ("/run/pods/pod/shm", true),
+            ("/run/pods/other/shm", false),
+            ("/run/pods/pod/shm2", false),
+        ] {
+            assert_eq!(is_pod_shm(&bundle, Path::new(path)), is_it, "{path}");
         }
     }
 }
+
+#[cfg(test)]
+#[path = "steering_tests.rs"]
+mod steering_tests;
