@@ -191,12 +191,7 @@ mod tests {
 
     #[test]
     fn users_are_found_as_docker_finds_them() {
-<<<<<<< HEAD
-        type Row<'a> = (&'a str, u32, u32, &'a [u32], Option<&'a str>);
-        let table: [Row<'_>; 11] = [
-=======
         let table: [Case<'_>; 11] = [
->>>>>>> 7a8eeed (image: what clippy says of the tests)
             ("", 0, 0, &[4], Some("/root")),
             ("0", 0, 0, &[4], Some("/root")),
             ("root", 0, 0, &[4], Some("/root")),
