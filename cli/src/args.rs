@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
 use sandbox::monitor::Restart;
-use sandbox::{JailMode, Rate, RateLimit, SeccompMode};
+use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
 use crate::image::args::{Image, RunArgs};
@@ -216,7 +216,7 @@ pub struct Run {
     pub workdir: Option<String>,
     /// Runs the command as this user and group, by number or by a name in the root's /etc/passwd and
     /// /etc/group [default: the image's, else root]
-    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user)]
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user_or_name)]
     pub user: Option<String>,
     /// Host name of the guest [default: the pod's name]
     #[arg(long, value_name = "NAME", value_parser = hostname)]
@@ -376,7 +376,19 @@ fn absolute(path: &str) -> Result<String, String> {
     }
 }
 
-fn user(text: &str) -> Result<String, String> {
+fn user(text: &str) -> Result<User, String> {
+    let number = |text: &str| {
+        text.parse()
+            .map_err(|_| format!("`{text}` is no number; users and groups are given by id"))
+    };
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (number(uid)?, number(gid)?),
+        None => (number(text)?, 0),
+    };
+    Ok(User { uid, gid })
+}
+
+fn user_or_name(text: &str) -> Result<String, String> {
     let parts: Vec<_> = text.split(':').collect();
     if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
         return Err(format!("`{text}` is neither USER nor USER:GROUP"));
