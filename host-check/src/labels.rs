@@ -9,7 +9,7 @@ use crate::report::{Report, Verdict};
 pub const READY: &str = "podvmm.dev/ready";
 /// The id of the first check that failed, or `none`.
 pub const FAILED_CHECK: &str = "podvmm.dev/failed-check";
-/// What is below a pod's machine: see [`isolation`].
+/// What is below a pod's machine: `hardware`, `nested`, `emulated` or `none`.
 pub const ISOLATION: &str = "podvmm.dev/isolation";
 
 /// The labels that a machine gets as a node, in a fixed order.
