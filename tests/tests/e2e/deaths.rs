@@ -137,7 +137,7 @@ fn whatever_is_killed_at_any_moment_ps_and_rm_can_handle_it() {
     };
     let (count, seed) = (setting("E2E_KILLS", 4), setting("E2E_SEED", 0x5eed));
     let mut numbers = Numbers(seed.max(1));
-    let longest = 3000 * u64::from(slowness());
+    let longest = 800 * u64::from(slowness());
     for round in 0..count {
         let running = detached("e2e-any", &[], SLEEPS).start();
         let delay = Duration::from_millis(numbers.below(longest));
