@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
 use sandbox::monitor::Restart;
-use sandbox::{JailMode, SeccompMode, User};
+use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
 use crate::install::args::{Install, Uninstall};
@@ -187,6 +188,14 @@ pub struct Run {
     /// this machine to whoever asks from it
     #[arg(long)]
     pub allow_metadata: bool,
+    /// Limits what each network interface sends, and what it receives, in a second: 10M bytes, or
+    /// 10M,5000 for as many packets as well, or ,5000
+    #[arg(long, value_name = "BYTES[,PACKETS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    pub net_rate: RateLimit,
+    /// Limits what the pod reads and writes of root and volumes in a second: 50M bytes, or 50M,2000 for
+    /// as many requests as well, or ,2000
+    #[arg(long, value_name = "BYTES[,REQUESTS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    pub disk_rate: RateLimit,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<Variable>,
@@ -318,6 +327,26 @@ fn vcpus(text: &str) -> Result<VcpuCount, String> {
         .parse()
         .map_err(|_| format!("`{text}` is no whole number of CPUs"))?;
     VcpuCount::new(count).map_err(|error| error.to_string())
+}
+
+/// `BYTES`, `BYTES,REQUESTS` or `,REQUESTS` in a second; nothing is no limit.
+fn rate_limit(text: &str) -> Result<RateLimit, String> {
+    let (bytes, requests) = text.split_once(',').unwrap_or((text, ""));
+    let rate = |amount: &str, read: fn(&str) -> Result<u64, String>| match amount {
+        "" => Ok(None),
+        amount => match NonZeroU64::new(read(amount)?) {
+            Some(amount) => Ok(Some(Rate::per_second(amount))),
+            None => Err("0 lets nothing pass; leave it out for no limit".to_owned()),
+        },
+    };
+    let count = |text: &str| {
+        let count = text.parse();
+        count.map_err(|_| format!("`{text}` is no whole number of requests"))
+    };
+    Ok(RateLimit {
+        bytes: rate(bytes, sandbox::config::parse_bytes)?,
+        requests: rate(requests, count)?,
+    })
 }
 
 fn absolute(path: &str) -> Result<String, String> {

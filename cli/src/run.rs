@@ -206,6 +206,8 @@ fn plan(args: &Run, root: Option<&Path>) -> anyhow::Result<PodPlan> {
     plan.initrd = args.initrd.as_deref().map(absolute).transpose()?;
     plan.console = args.console.as_deref().map(absolute).transpose()?;
     plan.cgroup = args.cgroup.as_deref().map(absolute).transpose()?;
+    plan.net_limit = args.net_rate;
+    plan.disk_limit = args.disk_rate;
     plan.jail = args.jail;
     plan.seccomp = args.seccomp;
     if let Net::Netns(path) = &args.net {

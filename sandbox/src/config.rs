@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use devices::rate::RateLimit;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
@@ -193,8 +194,12 @@ pub struct PodConfig {
     pub console: Option<File>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<Share>,
+    /// How fast the guest may use all of them together.
+    pub disk_limit: RateLimit,
     /// The guest's network; without one it has `lo` alone.
     pub network: Option<Network>,
+    /// How fast each of its interfaces may send, and receive.
+    pub net_limit: RateLimit,
     /// How long the guest may take until its agent says hello.
     pub boot_timeout: Duration,
     /// Readable when the start is to be given up.
@@ -231,7 +236,9 @@ impl PodConfig {
             assets: GuestAssets::default(),
             console: None,
             shares: Vec::new(),
+            disk_limit: RateLimit::default(),
             network: None,
+            net_limit: RateLimit::default(),
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,
@@ -279,24 +286,8 @@ pub fn default_root() -> PathBuf {
     }
 }
 
-/// Reads a memory size, as [`parse_bytes`] does, that a machine can have.
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
-    let bytes = parse_bytes(text)?;
-    let size = MemorySize::from_bytes(bytes).map_err(|error: ConfigError| error.to_string())?;
-    match host_memory() {
-        Some(host) if size.bytes() > host => Err(format!(
-            "`{text}` is more than this host's {} MiB of memory; ask for less",
-            host >> 20
-        )),
-        _ => Ok(size),
-    }
-}
-
-/// Reads a size: bytes, or a number with K, M, G, T or Ki, Mi, Gi, Ti (all powers of 1024, as in docker;
-/// an optional B at the end is ignored).
+/// Reads a number of bytes: as it is, or with K, M, G, T or Ki, Mi, Gi, Ti behind it (all powers of
+/// 1024, as in docker; an optional B at the end is ignored).
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -322,6 +313,22 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(|n| n.checked_mul(1 << shift));
     bytes.ok_or_else(|| format!("`{text}` is more than any machine has"))
+}
+
+/// Reads a memory size that this machine has, written as for [`parse_bytes`].
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
+    let bytes = parse_bytes(text)?;
+    let size = MemorySize::from_bytes(bytes).map_err(|error: ConfigError| error.to_string())?;
+    match host_memory() {
+        Some(host) if size.bytes() > host => Err(format!(
+            "`{text}` is more than this host's {} MiB of memory; ask for less",
+            host >> 20
+        )),
+        _ => Ok(size),
+    }
 }
 
 /// Bytes of memory that the host has.

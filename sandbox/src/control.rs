@@ -8,6 +8,7 @@
 //! parsed strictly.
 
 use devices::net::NetConfig;
+use devices::rate::RateLimit;
 use serde::{Deserialize, Serialize};
 
 use crate::jail::SeccompMode;
@@ -49,6 +50,8 @@ pub struct Launch {
     pub share_tag: String,
     /// What the guest sees of the host.
     pub shares: Vec<LaunchShare>,
+    /// How fast it may use that.
+    pub disk_limit: RateLimit,
     /// Its network interfaces.
     pub nets: Vec<NetConfig>,
 }
@@ -153,6 +156,7 @@ impl std::fmt::Display for End {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::os::fd::{AsFd, OwnedFd};
 
     use super::*;
@@ -186,6 +190,20 @@ mod tests {
         let (a, b) = pair();
         drop(a);
         assert!(receive::<Report>(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_packet_that_is_too_long_is_refused() {
+        let (a, b) = pair();
+        // Cut where a packet ends it would be a message.
+        let mut packet = serde_json::to_vec(&Report::Running { gaps: vec![] }).unwrap();
+        packet.resize(MAX_PACKET + 1, b' ');
+        rustix::io::write(&a, &packet).unwrap();
+        let refused = receive::<Report>(&b).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        packet.pop();
+        rustix::io::write(&a, &packet).unwrap();
+        assert!(receive::<Report>(&b).is_ok());
     }
 
     #[test]

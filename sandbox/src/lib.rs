@@ -73,6 +73,7 @@ pub use config::{PodConfig, Share, ShareError};
 pub use container::{
     ContainerError, ContainerHandle, ContainerRequest, Exit, Process, ProcessHandle, StartFailure,
 };
+pub use devices::rate::{Rate, RateLimit};
 pub use events::{EventSink, PodEvent};
 pub use jail::{JailMode, SeccompMode};
 pub use net::{NetError, Netns, Network, PodNetwork};

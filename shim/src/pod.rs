@@ -16,13 +16,16 @@ use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
 use sandbox::bundle::{Bundle, process_for_guest};
-use sandbox::{EventSink, Exit, Netns, Network, Pod as Vm, PodConfig, PodEvent, sizing};
+use sandbox::sizing::Size;
+use sandbox::{EventSink, Exit, Pod as Vm, PodEvent};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 
 use crate::args::Args;
 use crate::bundle::{self, Role};
 use crate::cgroup::Cgroup;
 use crate::events::{Publisher, task_io};
+use crate::forward;
 use crate::guest::{self, Pause, Template};
 use crate::process::{Ended, Process, timestamp};
 use crate::streams::{Paths, Streams};
@@ -42,6 +45,8 @@ pub struct Pod {
     /// Told when the shim has nothing more to do.
     pub over: Notify,
     vm: OnceLock<Arc<Vm>>,
+    forwarding: OnceLock<AbortHandle>,
+    size: OnceLock<Size>,
     cgroup: OnceLock<Cgroup>,
     /// How the sandbox ends, once somebody has asked for it.
     sandbox_status: OnceLock<u32>,
@@ -79,6 +84,8 @@ impl Pod {
             publisher,
             over: Notify::new(),
             vm: OnceLock::new(),
+            forwarding: OnceLock::new(),
+            size: OnceLock::new(),
             cgroup: OnceLock::new(),
             sandbox_status: OnceLock::new(),
             pause: OnceLock::new(),
@@ -132,6 +139,12 @@ impl Pod {
         self.tasks().remove(id);
     }
 
+    /// Takes a task that was made elsewhere.
+    #[cfg(test)]
+    pub fn adopt(&self, task: Task) {
+        self.tasks().insert(task.id.clone(), Arc::new(task));
+    }
+
     /// Whether there is no task.
     pub fn is_empty(&self) -> bool {
         self.tasks().is_empty()
@@ -157,6 +170,11 @@ impl Pod {
         };
         if !matches!(role, Role::Member(_)) {
             self.start_vm(&bundle, &role).await?;
+        }
+        if let (Role::Member(_), Some(size)) = (&role, self.size.get())
+            && let Some(excess) = bundle::excess(bundle.limits(), *size)
+        {
+            log::warn!("container {}: {excess}", request.id);
         }
         let template = Template::new(bundle, request);
         let task = match role {
@@ -190,23 +208,9 @@ impl Pod {
         if let Some(path) = bundle.cgroups_path().filter(|path| !path.is_empty()) {
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
-        let size = sizing::size(sizing::Base::default(), bundle::limits(bundle, role))
-            .context("the pod's limits")?;
-        let mut config = PodConfig::new(&self.args.id);
-        config.root = bundle::root(&self.args.namespace);
-        config.vcpus = size.vcpus;
-        config.memory = size.memory;
-        config.hostname = bundle.hostname().unwrap_or_default().to_owned();
-        if let Some(path) = bundle.network_namespace() {
-            let mut network = Network::new(Netns::open(path)?);
-            // What a pod may reach is for the cluster's network policies to say, as for other runtimes.
-            network.allow_metadata = true;
-            config.network = Some(network);
-        }
-        if *role == Role::Sandbox {
-            config.sysctls = bundle.sysctls();
-            config.shm_size = bundle::shm_size(bundle);
-        }
+        let mut config = bundle::vm(&self.args.namespace, &self.args.id, bundle, role)?;
+        let (vcpus, memory) = (config.vcpus, config.memory);
+        let _ = self.size.set(Size { vcpus, memory });
         config.boot_timeout = BOOT_TIMEOUT;
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();
@@ -216,6 +220,13 @@ impl Pod {
         let vm = blocking(move || Vm::start(config)).await?;
         let vm = Arc::new(vm.map_err(anyhow::Error::from)?);
         let _ = self.vm.set(Arc::clone(&vm));
+        if let Some(path) = bundle.network_namespace() {
+            match forward::start(path, &vm) {
+                Ok(forwarding) => drop(self.forwarding.set(forwarding)),
+                // The pod does without.
+                Err(error) => log::warn!("port forwarding does not work: {error:#}"),
+            }
+        }
         let news = self.news.clone();
         std::thread::Builder::new()
             .name("vm".into())
@@ -288,6 +299,9 @@ impl Pod {
     /// Ends the VM, and tells that the sandbox has ended with `status`; whatever else ran was killed.
     pub async fn stop(&self, status: u32) {
         let _ = self.sandbox_status.set(status);
+        if let Some(forwarding) = self.forwarding.get() {
+            forwarding.abort();
+        }
         if let Some(vm) = self.vm().cloned() {
             let _ = blocking(move || vm.stop()).await;
         }

@@ -31,6 +31,10 @@ fn values_that_cannot_be_are_refused_by_name() {
         (["--net", "netns:"], "netns:PATH"),
         (["--net", "netns"], "netns:PATH"),
         (["--env", "=x"], "--env"),
+        (["--net-rate", "0"], "no limit"),
+        (["--net-rate", "fast"], "fast"),
+        (["--disk-rate", "1M,x"], "`x`"),
+        (["--disk-rate", ",0"], "no limit"),
         (["--user", "root"], "--user"),
         (["--hostname", "a_b"], "--hostname"),
         (["--timeout", "0"], "--timeout"),
@@ -57,6 +61,22 @@ fn a_network_is_none_or_a_namespace() {
     assert_eq!(net(&["--net", "none"]), Net::None);
     let path = Net::Netns("/run/netns/a:b".into());
     assert_eq!(net(&["--net", "netns:/run/netns/a:b"]), path);
+}
+
+#[test]
+fn rates_are_bytes_and_requests() {
+    let rates = |args: &[&str]| {
+        let run = parse(&[args, &["--rootfs", "/", "true"]].concat()).unwrap();
+        [run.net_rate, run.disk_rate].map(|limit| {
+            [limit.bytes, limit.requests].map(|rate| rate.map_or(0, |rate| rate.per_second.get()))
+        })
+    };
+    assert_eq!(rates(&[]), [[0, 0], [0, 0]]);
+    assert_eq!(
+        rates(&["--net-rate", "10M", "--disk-rate", "1k,500"]),
+        [[10 << 20, 0], [1024, 500]]
+    );
+    assert_eq!(rates(&["--disk-rate", ",7"]), [[0, 0], [0, 7]]);
 }
 
 #[test]

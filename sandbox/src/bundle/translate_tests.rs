@@ -50,7 +50,7 @@ fn bind_mounts_become_shares_with_their_access() {
 }
 
 #[test]
-fn what_concerns_the_host_alone_is_left_out() {
+fn case_16_what_concerns_the_host_alone_is_left_out() {
     let (spec, _) = translated(spec()).unwrap();
     assert_eq!(spec.get("annotations"), None);
     assert_eq!(spec["process"].get("apparmorProfile"), None);
@@ -98,6 +98,22 @@ fn what_a_guest_cannot_have_is_refused() {
             .to_string()
             .contains("hooks.prestart")
     );
+}
+
+#[test]
+fn devices_of_the_host_are_refused_by_their_path() {
+    let with = |kind: &str, major: u32| {
+        let mut spec = spec();
+        spec["linux"]["devices"] =
+            json!([{ "path": "/dev/it", "type": kind, "major": major, "minor": 0 }]);
+        translated(spec).map_err(|error| error.to_string())
+    };
+    for (kind, major) in [("b", 7), ("b", 1), ("c", 195), ("u", 240)] {
+        let error = with(kind, major).unwrap_err();
+        assert!(error.contains("linux.devices[0] (/dev/it)"), "{error}");
+    }
+    let (spec, _) = with("c", 10).unwrap();
+    assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/it");
 }
 
 #[test]
