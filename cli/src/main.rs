@@ -3,6 +3,7 @@
 mod about;
 mod args;
 mod check;
+mod image;
 mod install;
 mod monitor;
 mod pods;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Install(args) => (install::install(args), |_| install::WRONG),
         Command::Uninstall(args) => (install::uninstall(args), |_| install::WRONG),
         Command::Run(args) => own(run::run(args, args.root.path())),
+        Command::Image(args) => own(image::image(args)),
         Command::Ps(args) => own(pods::ps::ps(args, args.root.path())),
         Command::Exec(args) => own(pods::exec::exec(args, args.root.path())),
         Command::Logs(args) => own(pods::logs::logs(args, args.root.path())),

@@ -286,8 +286,24 @@ pub fn default_root() -> PathBuf {
     }
 }
 
-/// Reads a number of bytes: as it is, or with K, M, G, T or Ki, Mi, Gi, Ti behind it (all powers of
-/// 1024, as in docker; an optional B at the end is ignored).
+/// Reads a memory size, as [`parse_bytes`] does, that a machine can have.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
+    let bytes = parse_bytes(text)?;
+    let size = MemorySize::from_bytes(bytes).map_err(|error: ConfigError| error.to_string())?;
+    match host_memory() {
+        Some(host) if size.bytes() > host => Err(format!(
+            "`{text}` is more than this host's {} MiB of memory; ask for less",
+            host >> 20
+        )),
+        _ => Ok(size),
+    }
+}
+
+/// Reads a size: bytes, or a number with K, M, G, T or Ki, Mi, Gi, Ti (all powers of 1024, as in docker;
+/// an optional B at the end is ignored).
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -313,22 +329,6 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(|n| n.checked_mul(1 << shift));
     bytes.ok_or_else(|| format!("`{text}` is more than any machine has"))
-}
-
-/// Reads a memory size that this machine has, written as for [`parse_bytes`].
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
-    let bytes = parse_bytes(text)?;
-    let size = MemorySize::from_bytes(bytes).map_err(|error: ConfigError| error.to_string())?;
-    match host_memory() {
-        Some(host) if size.bytes() > host => Err(format!(
-            "`{text}` is more than this host's {} MiB of memory; ask for less",
-            host >> 20
-        )),
-        _ => Ok(size),
-    }
 }
 
 /// Bytes of memory that the host has.

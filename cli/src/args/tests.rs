@@ -35,7 +35,9 @@ fn values_that_cannot_be_are_refused_by_name() {
         (["--net-rate", "fast"], "fast"),
         (["--disk-rate", "1M,x"], "`x`"),
         (["--disk-rate", ",0"], "no limit"),
-        (["--user", "root"], "--user"),
+        (["--user", "a:b:c"], "--user"),
+        (["--image", "x"], "--image"),
+        (["--entrypoint", "x"], "--entrypoint"),
         (["--hostname", "a_b"], "--hostname"),
         (["--timeout", "0"], "--timeout"),
         (["--timeout", "5d"], "--timeout"),
@@ -64,22 +66,6 @@ fn a_network_is_none_or_a_namespace() {
 }
 
 #[test]
-fn rates_are_bytes_and_requests() {
-    let rates = |args: &[&str]| {
-        let run = parse(&[args, &["--rootfs", "/", "true"]].concat()).unwrap();
-        [run.net_rate, run.disk_rate].map(|limit| {
-            [limit.bytes, limit.requests].map(|rate| rate.map_or(0, |rate| rate.per_second.get()))
-        })
-    };
-    assert_eq!(rates(&[]), [[0, 0], [0, 0]]);
-    assert_eq!(
-        rates(&["--net-rate", "10M", "--disk-rate", "1k,500"]),
-        [[10 << 20, 0], [1024, 500]]
-    );
-    assert_eq!(rates(&["--disk-rate", ",7"]), [[0, 0], [0, 7]]);
-}
-
-#[test]
 fn a_check_is_for_something_known() {
     let parse = |purpose: &str| Args::try_parse_from(["podvmm", "check", "--for", purpose]);
     for purpose in Purpose::ALL {
@@ -102,4 +88,33 @@ fn durations_are_read_as_people_write_them() {
     ] {
         assert_eq!(duration(text).unwrap(), Duration::from_millis(millis));
     }
+}
+
+#[test]
+fn an_image_knows_what_to_run() {
+    let run = parse(&["--image", "debian:12", "--pull", "never"]).unwrap();
+    assert!(run.command.is_empty() && run.rootfs.is_none());
+    for args in [
+        &["true"][..],
+        &["--rootfs", "/"],
+        &["--image", "x", "--rootfs-rw"],
+    ] {
+        assert!(parse(args).is_err(), "{args:?}");
+    }
+}
+
+#[test]
+fn rates_are_bytes_and_requests() {
+    let rates = |args: &[&str]| {
+        let run = parse(&[args, &["--rootfs", "/", "true"]].concat()).unwrap();
+        [run.net_rate, run.disk_rate].map(|limit| {
+            [limit.bytes, limit.requests].map(|rate| rate.map_or(0, |rate| rate.per_second.get()))
+        })
+    };
+    assert_eq!(rates(&[]), [[0, 0], [0, 0]]);
+    assert_eq!(
+        rates(&["--net-rate", "10M", "--disk-rate", "1k,500"]),
+        [[10 << 20, 0], [1024, 500]]
+    );
+    assert_eq!(rates(&["--disk-rate", ",7"]), [[0, 0], [0, 7]]);
 }

@@ -91,12 +91,12 @@ pub struct PodPlan {
     pub console: Option<PathBuf>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<SharePlan>,
-    /// How fast the guest may use all of them together.
-    pub disk_limit: RateLimit,
     /// The guest's network.
     pub network: Option<NetworkPlan>,
-    /// How fast each of its interfaces may send, and receive.
+    /// What each interface may move in a second.
     pub net_limit: RateLimit,
+    /// What may be read and written in a second.
+    pub disk_limit: RateLimit,
     /// How much of a jail the VMM process must have.
     pub jail: JailMode,
     /// What happens to a system call that the VMM process has no reason to make.
@@ -240,9 +240,9 @@ impl PodPlan {
             initrd: None,
             console: None,
             shares: Vec::new(),
-            disk_limit: RateLimit::default(),
             network: None,
-            net_limit: RateLimit::default(),
+            net_limit: config.net_limit,
+            disk_limit: config.disk_limit,
             jail: config.jail,
             seccomp: config.seccomp,
             cgroup: None,
@@ -320,8 +320,8 @@ impl PodPlan {
             network.allow_metadata = plan.allow_metadata;
             config.network = Some(network);
         }
-        config.disk_limit = self.disk_limit;
         config.net_limit = self.net_limit;
+        config.disk_limit = self.disk_limit;
         config.jail = self.jail;
         config.seccomp = self.seccomp;
         config.cgroup.clone_from(&self.cgroup);
