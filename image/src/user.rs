@@ -186,9 +186,12 @@ mod tests {
     const GROUP: &str =
         "root:x:0:\napp:x:1001:\nlog:x:4:root,app\nextra:x:44:app,app\nbroken:x:x:app\n";
 
+    /// A text, and the user, group, further groups and home directory that it means.
+    type Case<'a> = (&'a str, u32, u32, &'a [u32], Option<&'a str>);
+
     #[test]
     fn users_are_found_as_docker_finds_them() {
-        let table: [(&str, u32, u32, &[u32], Option<&str>); 11] = [
+        let table: [Case<'_>; 11] = [
             ("", 0, 0, &[4], Some("/root")),
             ("0", 0, 0, &[4], Some("/root")),
             ("root", 0, 0, &[4], Some("/root")),

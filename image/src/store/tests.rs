@@ -1,7 +1,6 @@
 //! What is kept, what is removed, and what is left when somebody goes away half-way.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
 
 use super::*;
@@ -296,14 +295,14 @@ fn a_damaged_store_says_so() {
 #[test]
 fn a_store_that_others_can_change_is_refused() {
     let dir = TempDir::new();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(
         Store::open(dir.path()),
         Err(StoreError::Foreign { .. })
     ));
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(dir.join("roots")).unwrap();
-    fs::set_permissions(dir.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(dir.join("roots"), Permissions::from_mode(0o755)).unwrap();
     Store::open(dir.path()).unwrap();
     // What it holds is for nobody else, set-user-ID programs above all.
     let mode = fs::metadata(dir.join("roots"))

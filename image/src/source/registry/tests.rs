@@ -161,7 +161,7 @@ fn credentials_do_not_follow_redirects_to_other_hosts() {
     };
     let other = elsewhere.host.clone();
     let registry = Registry::start(move |request, to| {
-        if request.headers.get("authorization").is_none() {
+        if !request.headers.contains_key("authorization") {
             let basic = [("WWW-Authenticate", "Basic realm=\"x\"")];
             return respond(to, "401 Unauthorized", &basic, b"");
         }
