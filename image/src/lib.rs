@@ -10,7 +10,7 @@
 //! read, verified before it is kept, and unpacked such that nothing leads out of the target.
 //!
 //! # Map
-//! - [`reference`], [`digest`], [`platform`]: how images are named and told apart.
+//! - [`mod@reference`], [`digest`], [`platform`]: how images are named and told apart.
 //! - [`source`]: taking images out of files, directories and registries.
 //! - [`store`]: keeping them; what pods use is not removed.
 //! - [`manifest`]: the documents that describe an image.

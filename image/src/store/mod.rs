@@ -58,14 +58,12 @@ impl Store {
     /// [`StoreError::Foreign`] when others could change it, [`StoreError::Io`].
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let dir = dir.into();
-        let parts = ["blobs/sha256", "partial", "roots", "tmp"].map(|part| dir.join(part));
-        for path in std::iter::once(&dir).chain(&parts) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(StoreError::io(path, "made"))?;
-        }
+        let make = |path: &Path| {
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(path);
+            made.map_err(StoreError::io(path, "made"))
+        };
+        make(&dir)?;
         let found = fs::metadata(&dir).map_err(StoreError::io(&dir, "looked at"))?;
         let user = rustix::process::geteuid().as_raw();
         if found.uid() != user || found.mode() & 0o022 != 0 {
@@ -74,10 +72,12 @@ impl Store {
                 path: dir,
             });
         }
-        // Images hold set-user-ID programs, which are for nobody on this host to run.
-        for path in &parts {
-            fs::set_permissions(path, Permissions::from_mode(0o700))
-                .map_err(StoreError::io(path, "closed to others"))?;
+        for part in ["blobs/sha256", "partial", "roots", "tmp"] {
+            let path = dir.join(part);
+            make(&path)?;
+            // Images hold set-user-ID programs, which are for nobody on this host to run.
+            fs::set_permissions(&path, Permissions::from_mode(0o700))
+                .map_err(StoreError::io(&path, "closed to others"))?;
         }
         Ok(Self {
             blobs: Blobs::new(&dir),
