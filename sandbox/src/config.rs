@@ -140,6 +140,27 @@ impl Share {
         })
     }
 
+    /// Opens the directory `path` as the root file system `name`. Where it is not writable, nobody
+    /// else may change it either while the pod runs.
+    ///
+    /// # Errors
+    /// [`ShareError`] when it is no directory that can be opened.
+    pub fn rootfs(name: &str, path: &Path, writable: bool) -> Result<Self, ShareError> {
+        const PARAMETER: &str = "--rootfs";
+        let mut share = Self::open(PARAMETER, name, path, !writable)?;
+        if !share.is_dir {
+            return Err(ShareError::NotADirectory {
+                parameter: PARAMETER,
+                path: path.into(),
+            });
+        }
+        // A host's own root is alive: the guest has to ask whether files are still the same.
+        share.unchanging = !writable && !is_host_root(&share.file);
+        // The host's `/proc`, `/sys` and `/dev` are no part of a root file system.
+        share.submounts = false;
+        Ok(share)
+    }
+
     /// What the VMM process may do with it.
     pub(crate) fn terms(&self) -> Terms {
         Terms {
@@ -234,18 +255,7 @@ impl PodConfig {
     /// # Errors
     /// [`ShareError`] when it is no directory that can be opened.
     pub fn rootfs(&mut self, dir: impl AsRef<Path>, writable: bool) -> Result<(), ShareError> {
-        let (parameter, path) = ("--rootfs", dir.as_ref());
-        let mut share = Share::open(parameter, ROOTFS, path, !writable)?;
-        if !share.is_dir {
-            return Err(ShareError::NotADirectory {
-                parameter,
-                path: path.into(),
-            });
-        }
-        // A host's own root is alive: the guest has to ask whether files are still the same.
-        share.unchanging = !writable && !is_host_root(&share.file);
-        // The host's `/proc`, `/sys` and `/dev` are no part of a root file system.
-        share.submounts = false;
+        let share = Share::rootfs(ROOTFS, dir.as_ref(), writable)?;
         self.shares.push(share);
         Ok(())
     }
@@ -276,8 +286,24 @@ pub fn default_root() -> PathBuf {
     }
 }
 
-/// Reads a number of bytes: as it is, or with K, M, G, T or Ki, Mi, Gi, Ti behind it (all powers of
-/// 1024, as in docker; an optional B at the end is ignored).
+/// Reads a memory size, as [`parse_bytes`] does, that a machine can have.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
+    let bytes = parse_bytes(text)?;
+    let size = MemorySize::from_bytes(bytes).map_err(|error: ConfigError| error.to_string())?;
+    match host_memory() {
+        Some(host) if size.bytes() > host => Err(format!(
+            "`{text}` is more than this host's {} MiB of memory; ask for less",
+            host >> 20
+        )),
+        _ => Ok(size),
+    }
+}
+
+/// Reads a size: bytes, or a number with K, M, G, T or Ki, Mi, Gi, Ti (all powers of 1024, as in docker;
+/// an optional B at the end is ignored).
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -303,22 +329,6 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(|n| n.checked_mul(1 << shift));
     bytes.ok_or_else(|| format!("`{text}` is more than any machine has"))
-}
-
-/// Reads a memory size that this machine has, written as for [`parse_bytes`].
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
-    let bytes = parse_bytes(text)?;
-    let size = MemorySize::from_bytes(bytes).map_err(|error: ConfigError| error.to_string())?;
-    match host_memory() {
-        Some(host) if size.bytes() > host => Err(format!(
-            "`{text}` is more than this host's {} MiB of memory; ask for less",
-            host >> 20
-        )),
-        _ => Ok(size),
-    }
 }
 
 /// Bytes of memory that the host has.

@@ -19,23 +19,23 @@ use self::progress::Meter;
 pub use self::root::{Process, Root};
 
 /// Does what the arguments ask for and gives the status.
-pub fn image(args: args::Image) -> anyhow::Result<u8> {
-    match args.command {
+pub fn image(args: &args::Image) -> anyhow::Result<u8> {
+    match &args.command {
         Command::Pull(args) => {
             let store = open(&args.store)?;
-            let source = Source::Name(args.name);
+            let source = Source::Name(args.name.clone());
             let wanted = wanted(&args.fetch);
             bring(&store, &source, Pull::Always, &wanted, args.quiet)
         }
         Command::Import(args) => {
             let store = open(&args.store)?;
             let mut wanted = wanted(&args.fetch);
-            wanted.name = args.name;
-            let source = Source::Path(args.path);
+            wanted.name.clone_from(&args.name);
+            let source = Source::Path(args.path.clone());
             bring(&store, &source, Pull::Always, &wanted, args.quiet)
         }
-        Command::Ls(args) => list::list(&open(&args.store)?, &args),
-        Command::Inspect(args) => list::inspect(&open(&args.store)?, &args),
+        Command::Ls(args) => list::list(&open(&args.store)?, args),
+        Command::Inspect(args) => list::inspect(&open(&args.store)?, args),
         Command::Rm(args) => remove(&open(&args.store)?, &args.images),
         Command::Prune(args) => {
             let freed = open(&args.store)?.prune(args.all)?;

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use image::user::{Identity, identify_in};
 use image::{ImageConfig, Overrides, RootFs, RunConfig};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::FdFlags;
 
 use super::progress::Meter;
 use super::{open, wanted};
@@ -63,6 +64,15 @@ impl Root {
         match &self.kind {
             Kind::Directory { path } => path,
             Kind::Image(root) => root.path(),
+        }
+    }
+
+    /// Keeps an image in use by processes that this one starts from now on, for as long as they live.
+    pub fn outlive_this_process(&self) -> anyhow::Result<()> {
+        match &self.kind {
+            Kind::Directory { .. } => Ok(()),
+            Kind::Image(root) => rustix::io::fcntl_setfd(root.lock(), FdFlags::empty())
+                .context("the image's lock cannot be passed on"),
         }
     }
 
