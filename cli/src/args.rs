@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
 use sandbox::monitor::Restart;
-use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
+use sandbox::{JailMode, Rate, RateLimit, SeccompMode};
 use vmm::{MemorySize, VcpuCount};
 
 use crate::image::args::{Image, RunArgs};
@@ -40,8 +40,6 @@ pub struct Args {
 pub enum Command {
     /// Runs a command in a container inside its own virtual machine
     Run(Box<Run>),
-    /// Brings, lists and removes images
-    Image(Image),
     /// Lists pods: those that run, or all
     Ps(Ps),
     /// Runs one more command in a container of a pod that runs
@@ -60,6 +58,8 @@ pub enum Command {
     Kill(Kill),
     /// Removes what is left of pods that have ended
     Rm(Rm),
+    /// Brings, lists and removes images
+    Image(Image),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
     /// Puts podvmm on this machine, as a runtime of containerd
@@ -216,7 +216,7 @@ pub struct Run {
     pub workdir: Option<String>,
     /// Runs the command as this user and group, by number or by a name in the root's /etc/passwd and
     /// /etc/group [default: the image's, else root]
-    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user_or_name)]
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user)]
     pub user: Option<String>,
     /// Host name of the guest [default: the pod's name]
     #[arg(long, value_name = "NAME", value_parser = hostname)]
@@ -376,19 +376,7 @@ fn absolute(path: &str) -> Result<String, String> {
     }
 }
 
-fn user(text: &str) -> Result<User, String> {
-    let number = |text: &str| {
-        text.parse()
-            .map_err(|_| format!("`{text}` is no number; users and groups are given by id"))
-    };
-    let (uid, gid) = match text.split_once(':') {
-        Some((uid, gid)) => (number(uid)?, number(gid)?),
-        None => (number(text)?, 0),
-    };
-    Ok(User { uid, gid })
-}
-
-fn user_or_name(text: &str) -> Result<String, String> {
+fn user(text: &str) -> Result<String, String> {
     let parts: Vec<_> = text.split(':').collect();
     if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
         return Err(format!("`{text}` is neither USER nor USER:GROUP"));

@@ -1,6 +1,7 @@
 //! `podvmm run`: one command in one container in one VM.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,7 @@ use sandbox::{ContainerConfig, Process, StartFailure, Stdio, User};
 
 use crate::OWN_FAILURE;
 use crate::args::{Net, Run};
-use crate::image;
+use crate::image::{Process as Runs, Root};
 use crate::pumps::{self, Streams};
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
@@ -50,20 +51,18 @@ pub fn run(args: &Run, root: Option<&Path>) -> anyhow::Result<u8> {
     if args.interactive && args.tty && !args.detach && !io::stdin().is_terminal() {
         bail!("-t: standard input is not a terminal; leave -t out, or use -t without -i");
     }
-    // An image stays in use as long as this lives. Until the pod is there, a signal simply ends this
-    // process.
-    let rootfs = image::Root::of(args)?;
-    let plan = plan(args, root, &rootfs)?;
+    // Until the pod is there, a signal simply ends this process.
+    let container = Root::of(args)?;
+    let plan = plan(args, root, &container)?;
     if args.detach {
-        rootfs.outlive_this_process()?;
-        return leave_alone(&plan);
+        return leave_alone(&plan, container.lock());
     }
     let signals = Signals::watch(args.timeout).context("signals cannot be handled")?;
     stay_with(plan, args.interactive, &signals)
 }
 
-/// Starts the pod in a process of its own.
-fn leave_alone(plan: &PodPlan) -> anyhow::Result<u8> {
+/// Starts the pod in a process of its own, which keeps its image in use.
+fn leave_alone(plan: &PodPlan, image: Option<BorrowedFd<'_>>) -> anyhow::Result<u8> {
     let program = std::env::current_exe().context("podvmm's own program cannot be found")?;
     let mut command = Command::new(program);
     let level = log::max_level();
@@ -72,7 +71,7 @@ fn leave_alone(plan: &PodPlan) -> anyhow::Result<u8> {
     } else {
         command.args(["--log-level", level.as_str()]);
     }
-    let detached = detach(command.arg("monitor"), plan)?;
+    let detached = detach(command.arg("monitor"), plan, image.as_slice())?;
     warn_of_gaps(&detached.gaps);
     println!("{}", plan.name);
     Ok(0)
@@ -197,7 +196,7 @@ pub fn status_of_start(failure: Option<StartFailure>) -> u8 {
     }
 }
 
-fn plan(args: &Run, root: Option<&Path>, rootfs: &image::Root) -> anyhow::Result<PodPlan> {
+fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<PodPlan> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => random_name()?,
@@ -226,7 +225,7 @@ fn plan(args: &Run, root: Option<&Path>, rootfs: &image::Root) -> anyhow::Result
     } else {
         Changes::Guest
     };
-    plan.rootfs(ROOTFS, &absolute(rootfs.path())?, changes);
+    plan.rootfs(ROOTFS, &absolute(of_container.path())?, changes);
     for (index, volume) in args.volumes.iter().enumerate() {
         plan.shares.push(SharePlan {
             name: volume_name(index),
@@ -235,7 +234,7 @@ fn plan(args: &Run, root: Option<&Path>, rootfs: &image::Root) -> anyhow::Result
             is_rootfs: false,
         });
     }
-    let process = rootfs.process(args)?;
+    let process = of_container.process(args)?;
     let stop_signal = process.run.stop_signal;
     let mut container = ContainerPlan::new(&container_config(args, &plan, process));
     container.stop_signal = stop_signal;
@@ -268,7 +267,7 @@ fn random_name() -> anyhow::Result<String> {
     Ok(format!("pod-{:08x}", u32::from_le_bytes(bytes)))
 }
 
-fn container_config(args: &Run, pod: &PodPlan, process: image::Process) -> ContainerConfig {
+fn container_config(args: &Run, pod: &PodPlan, process: Runs) -> ContainerConfig {
     let mut config = ContainerConfig::command(process.run.args);
     config.env = process.run.env;
     config.workdir = process.run.workdir;

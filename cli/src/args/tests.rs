@@ -66,19 +66,6 @@ fn a_network_is_none_or_a_namespace() {
 }
 
 #[test]
-fn an_image_knows_what_to_run() {
-    let run = parse(&["--image", "debian:12", "--pull", "never"]).unwrap();
-    assert!(run.command.is_empty() && run.rootfs.is_none());
-    for args in [
-        &["true"][..],
-        &["--rootfs", "/"],
-        &["--image", "x", "--rootfs-rw"],
-    ] {
-        assert!(parse(args).is_err(), "{args:?}");
-    }
-}
-
-#[test]
 fn a_check_is_for_something_known() {
     let parse = |purpose: &str| Args::try_parse_from(["podvmm", "check", "--for", purpose]);
     for purpose in Purpose::ALL {
@@ -100,6 +87,19 @@ fn durations_are_read_as_people_write_them() {
         ("1h", 3_600_000),
     ] {
         assert_eq!(duration(text).unwrap(), Duration::from_millis(millis));
+    }
+}
+
+#[test]
+fn an_image_knows_what_to_run() {
+    let run = parse(&["--image", "debian:12", "--pull", "never"]).unwrap();
+    assert!(run.command.is_empty() && run.rootfs.is_none());
+    for args in [
+        &["true"][..],
+        &["--rootfs", "/"],
+        &["--image", "x", "--rootfs-rw"],
+    ] {
+        assert!(parse(args).is_err(), "{args:?}");
     }
 }
 

@@ -7,7 +7,6 @@ use anyhow::{Context, bail};
 use image::user::{Identity, identify_in};
 use image::{ImageConfig, Overrides, RootFs, RunConfig};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::FdFlags;
 
 use super::progress::Meter;
 use super::{open, wanted};
@@ -67,12 +66,11 @@ impl Root {
         }
     }
 
-    /// Keeps an image in use by processes that this one starts from now on, for as long as they live.
-    pub fn outlive_this_process(&self) -> anyhow::Result<()> {
+    /// The lock of an image that is in use.
+    pub fn lock(&self) -> Option<BorrowedFd<'_>> {
         match &self.kind {
-            Kind::Directory { .. } => Ok(()),
-            Kind::Image(root) => rustix::io::fcntl_setfd(root.lock(), FdFlags::empty())
-                .context("the image's lock cannot be passed on"),
+            Kind::Directory { .. } => None,
+            Kind::Image(root) => Some(root.lock()),
         }
     }
 
