@@ -31,6 +31,9 @@ pub enum Command {
     Run(Box<Run>),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
+    /// Looks at Kubernetes Pod manifests
+    #[command(subcommand)]
+    Manifest(crate::manifest::Command),
 }
 
 const CHECK_EXAMPLES: &str = "\
@@ -224,7 +227,7 @@ fn variable(text: &str) -> Result<Variable, String> {
     ))
 }
 
-fn vcpus(text: &str) -> Result<VcpuCount, String> {
+pub fn vcpus(text: &str) -> Result<VcpuCount, String> {
     let count = text
         .parse()
         .map_err(|_| format!("`{text}` is no whole number of CPUs"))?;
@@ -293,7 +296,7 @@ mod tests {
         let all = ["podvmm", "run"].iter().chain(args);
         Args::try_parse_from(all).map(|args| match args.command {
             Command::Run(run) => *run,
-            Command::Check(_) => panic!("it is `run`"),
+            _ => panic!("it is `run`"),
         })
     }
 
@@ -350,7 +353,7 @@ mod tests {
         for purpose in Purpose::ALL {
             match parse(&purpose.to_string()).unwrap().command {
                 Command::Check(check) => assert_eq!(check.purpose, purpose),
-                Command::Run(_) => panic!("it is `check`"),
+                _ => panic!("it is `check`"),
             }
         }
         let error = parse("fun").unwrap_err().to_string();

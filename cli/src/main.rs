@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod manifest;
 mod pumps;
 mod run;
 mod signals;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match args.command {
         Command::Run(run) => (run::run(*run), run::status_of),
         Command::Check(check) => (check::check(&check), |_| check::WRONG),
+        Command::Manifest(command) => (manifest::run(&command), |_| check::WRONG),
     };
     match outcome {
         Ok(status) => status.into(),
@@ -45,9 +47,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether arguments that make no sense were meant for `check`, which has exit statuses of its own.
+/// Whether arguments that make no sense were meant for a command that checks, and has exit statuses of
+/// its own.
 fn is_check() -> bool {
     let command = Args::command().ignore_errors(true);
     let matches = command.try_get_matches();
-    matches.is_ok_and(|matches| matches.subcommand_name() == Some("check"))
+    matches.is_ok_and(|matches| matches!(matches.subcommand_name(), Some("check" | "manifest")))
 }

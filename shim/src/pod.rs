@@ -190,7 +190,8 @@ impl Pod {
         if let Some(path) = bundle.cgroups_path().filter(|path| !path.is_empty()) {
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
-        let size = sizing::size(sizing::Base::default(), bundle::limits(bundle, role))
+        let size = sizing::Rule::default()
+            .size(bundle::limits(bundle, role))
             .context("the pod's limits")?;
         let mut config = PodConfig::new(&self.args.id);
         config.root = bundle::root(&self.args.namespace);
