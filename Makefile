@@ -9,10 +9,11 @@ BIN    := target/x86_64-unknown-linux-gnu/release
 AGENT  := target/x86_64-unknown-linux-gnu/guest/podvmm-agent
 STEP   := tests/tools/step
 ONKVM  := tests/lab/on-kvm
+PREFIX ?= /usr/local
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build lab-ready cri-ready run test test-all cri lint audit bench lab clean
+.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench fuzz lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,18 @@ build: setup ## build podvmm and its VMM process
 	@$(STEP) "podvmm (release)" cargo build --quiet --locked --release -p podvmm -p podvmm-sandbox -p podvmm-shim --bins
 	@$(STEP) "kvm-probe" cargo build --quiet --locked -p podvmm-tests --bin kvm-probe
 
+dist: guest build ## pack build/podvmm.tar.gz, which is all that a node needs
+	@$(STEP) "archive for nodes" tests/tools/dist build/podvmm.tar.gz
+
+# As root. What is built as somebody else is not built again.
+install: ## put podvmm on this machine, below PREFIX and into containerd
+	@test -x $(BIN)/containerd-shim-podvmm-v2 && test -f $(PODVMM_GUEST_DIR)/initramfs || \
+	  { echo "make guest build first; installing builds nothing" >&2; exit 1; }
+	@$(BIN)/podvmm install --prefix $(PREFIX) --root $(or $(DESTDIR),/) $(INSTALL_OPTIONS)
+
+uninstall: ## take it out again
+	@$(BIN)/podvmm uninstall --prefix $(PREFIX) --root $(or $(DESTDIR),/)
+
 # The lab's packages are installed only where this machine's KVM does not do.
 lab-ready: build
 	@tests/tools/setup lab-if-needed
@@ -46,8 +59,8 @@ run: guest build lab-ready ## run a command in a pod of its own, and show that t
 test: guest build lab-ready cri-ready ## run all checks and tests; ends in a summary
 	@tests/tools/check all
 
-test-all: guest build lab-ready cri-ready ## the same with all CRI tests; half an hour more in the lab
-	@tests/tools/check lint audit unit e2e cri
+test-all: guest build lab-ready cri-ready ## the same with all CRI tests, and later containerds; an hour more in the lab
+	@tests/tools/check lint audit unit e2e cri newer
 
 cri: guest build lab-ready cri-ready ## run the CRI tests: containerd, runc and podvmm
 	@tests/tools/check cri
@@ -60,6 +73,9 @@ audit: setup ## licences, sources and banned crates; advisories where they can b
 
 bench: guest build lab-ready ## print the benchmark table and write build/bench.json
 	@tests/tools/bench
+
+fuzz: setup ## fuzz each target for FUZZ_SECONDS (60); needs rustup's nightly compiler
+	@tests/tools/fuzz $(or $(FUZZ_SECONDS),60)
 
 lab: setup ## run CMD='...' in the lab
 	@test -n "$(CMD)" || { echo "usage: make lab CMD='command'" >&2; exit 2; }

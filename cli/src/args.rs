@@ -9,6 +9,8 @@ use log::LevelFilter;
 use sandbox::{JailMode, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
+use crate::install::args::{Install, Uninstall};
+
 /// Give every pod its own virtual machine.
 #[derive(Debug, Parser)]
 #[command(
@@ -31,6 +33,10 @@ pub enum Command {
     Run(Box<Run>),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
+    /// Puts podvmm on this machine, as a runtime of containerd
+    Install(Install),
+    /// Takes out what `podvmm install` has put in place
+    Uninstall(Uninstall),
     /// Looks at Kubernetes Pod manifests
     #[command(subcommand)]
     Manifest(crate::manifest::Command),
@@ -41,6 +47,7 @@ Examples:
   podvmm check                        what is wrong here, and what to do
   podvmm check --for node --strict    fit for tenants who share nothing?
   podvmm check --explain kvm.device   the long story of one check
+  kubectl label node NODE --overwrite $(podvmm check --for node --labels)
   podvmm check --json | jq '.checks[] | select(.status == \"fail\")'
 
 Nothing is changed, and no network is used. As root it sees more.
@@ -53,6 +60,9 @@ pub struct Check {
     /// Prints everything as JSON; docs/host-check.schema.json describes it
     #[arg(long)]
     pub json: bool,
+    /// Prints the labels of a node of Kubernetes, one a line
+    #[arg(long, conflicts_with_all = ["json", "explain"])]
+    pub labels: bool,
     /// Counts warnings as failures
     #[arg(long)]
     pub strict: bool,

@@ -41,6 +41,11 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
     };
     print(&if args.json {
         serde_json::to_string_pretty(&report.to_json())? + "\n"
+    } else if args.labels {
+        let labels = host_check::labels(&report);
+        labels
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .concat()
     } else {
         text::report(&report, style())
     })?;
@@ -95,7 +100,7 @@ fn style() -> Style {
 }
 
 /// Prints to whoever still listens: `check | head` is no error.
-fn print(text: &str) -> anyhow::Result<()> {
+pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod install;
 mod manifest;
 mod pumps;
 mod run;
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
             // `--help` and `--version` are no failures.
             return if !error.use_stderr() {
                 ExitCode::SUCCESS
-            } else if is_check() {
+            } else if has_own_statuses() {
                 check::WRONG.into()
             } else {
                 OWN_FAILURE.into()
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
     let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match args.command {
         Command::Run(run) => (run::run(*run), run::status_of),
         Command::Check(check) => (check::check(&check), |_| check::WRONG),
+        Command::Install(args) => (install::install(&args), |_| install::WRONG),
+        Command::Uninstall(args) => (install::uninstall(&args), |_| install::WRONG),
         Command::Manifest(command) => (manifest::run(&command), |_| check::WRONG),
     };
     match outcome {
@@ -47,10 +50,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether arguments that make no sense were meant for a command that checks, and has exit statuses of
-/// its own.
-fn is_check() -> bool {
+/// Whether arguments that make no sense were meant for a command that runs nothing in a pod: its
+/// statuses are its own.
+fn has_own_statuses() -> bool {
     let command = Args::command().ignore_errors(true);
     let matches = command.try_get_matches();
-    matches.is_ok_and(|matches| matches!(matches.subcommand_name(), Some("check" | "manifest")))
+    matches.is_ok_and(|matches| {
+        let name = matches.subcommand_name();
+        name.is_some_and(|name| ["check", "install", "manifest", "uninstall"].contains(&name))
+    })
 }

@@ -15,7 +15,7 @@
 //! - [`facts`], [`place`]: what several checks want to know; where we run.
 //! - [`mod@check`], [`checks`]: what a check is, and all of them; [`advice`] is what to do in which
 //!   cloud, [`capabilities`] what KVM has to have.
-//! - [`report`], [`text`], [`explain`]: the verdict, as data and for people.
+//! - [`report`], [`text`], [`explain`]: the verdict, as data and for people; [`mod@labels`]: for nodes.
 //!
 //! # Vocabulary
 //! *Look*: what a check saw. *Finding*: a look, weighed for a [`Purpose`]. *Parameter*: what is at
@@ -41,6 +41,7 @@ mod errno;
 pub mod explain;
 pub mod facts;
 pub mod host;
+pub mod labels;
 pub mod live;
 pub mod place;
 pub mod record;
@@ -52,6 +53,7 @@ pub use check::{Check, Finding, Group, Look, Purpose, Status, Weight};
 pub use errno::Errno;
 pub use facts::Facts;
 pub use host::Host;
+pub use labels::labels;
 pub use live::Live;
 pub use record::Recorder;
 pub use recorded::Recorded;

@@ -4,6 +4,12 @@
 //! they are every problem in its order. `PODVMM_UPDATE_CASES=1` writes what is said into the files, to be
 //! looked at in the difference.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -2,6 +2,12 @@
 //!
 //! `PODVMM_UPDATE_CASES=1` writes them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;

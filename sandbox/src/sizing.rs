@@ -284,22 +284,18 @@ mod tests {
 
     #[test]
     fn a_base_can_be_set() {
+        const ADDED: [Case; 2] = [(&[], &[], 2, GIB), (&[limits(1000, GIB)], &[], 3, 2 * GIB)];
+        const INSTEAD: [Case; 2] = [
+            (&[], &[], 2, GIB),
+            (&[limits(1000, 256 * MIB)], &[], 1, 256 * MIB),
+        ];
         let base = Base {
             vcpus: 2,
             memory: GIB,
         };
         let rule = |profile| Rule { profile, base };
-        check(
-            rule(Profile::AksPreview),
-            &[(&[], &[], 2, GIB), (&[limits(1000, GIB)], &[], 3, 2 * GIB)],
-        );
-        check(
-            rule(Profile::AksGa),
-            &[
-                (&[], &[], 2, GIB),
-                (&[limits(1000, 256 * MIB)], &[], 1, 256 * MIB),
-            ],
-        );
+        check(rule(Profile::AksPreview), &ADDED);
+        check(rule(Profile::AksGa), &INSTEAD);
     }
 
     #[test]

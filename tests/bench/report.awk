@@ -31,6 +31,7 @@ function row(key, label, unit, target,    id) {
 }
 function peer(name, label, asked) {
   if (asked == "") { printf "  %-52s %11s\n", label, "not run"; return }
+  row(name "-traced entry", label ": exec to first entry", "M")
   row(name " user", label ": exec to user space", "M")
   row(name " exit", label ": exec to exit", "M")
   row(name "-traced exits", label ": KVM exits up to there", "")

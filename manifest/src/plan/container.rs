@@ -260,7 +260,7 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
 fn capabilities(add: &[String], drop: &[String]) -> Vec<String> {
     let all = |list: &[String]| list.iter().any(|name| name == "ALL");
     let mut set: Vec<String> = match (all(add), all(drop)) {
-        (true, _) => crate::pod::capabilities().collect(),
+        (true, _) => crate::pod::all_capabilities().collect(),
         (false, true) => Vec::new(),
         (false, false) => DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
     };

@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn users_of_images_and_manifests() {
-        let table: [(&str, fn(&mut User), u32, u32, &[u32]); 10] = [
+        type Case = (&'static str, fn(&mut User), u32, u32, &'static [u32]);
+        let table: [Case; 10] = [
             ("", |_| {}, 0, 0, &[4]),
             ("web", |_| {}, 33, 34, &[4, 5]),
             ("33", |_| {}, 33, 34, &[4, 5]),

@@ -1,13 +1,107 @@
 //! Reading variables and what they are taken from.
 
 use super::container::Scope;
-use super::{EnvFrom, EnvValue, EnvVar, FieldRef, ObjectKind, ObjectRef, ResourceRef};
 use crate::names;
 use crate::objects::Objects;
 use crate::problem::Code;
 use crate::quantity::Quantity;
 use crate::reader::{Fields, Item};
 use crate::schema;
+
+/// A source of variables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvFrom {
+    /// What stands before each key.
+    pub prefix: String,
+    /// Where the data is.
+    pub source: ObjectRef,
+}
+
+/// A ConfigMap or Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectRef {
+    /// Which of both.
+    pub kind: ObjectKind,
+    /// Name.
+    pub name: String,
+    /// Whether it may be missing.
+    pub optional: bool,
+}
+
+/// What data is kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// ConfigMap.
+    ConfigMap,
+    /// Secret.
+    Secret,
+}
+
+/// A variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: EnvValue,
+}
+
+/// Where a variable's value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvValue {
+    /// Written down; `$(VAR)` is expanded.
+    Text(String),
+    /// The pod.
+    Field(FieldRef),
+    /// A container's resources.
+    Resource(ResourceRef),
+    /// An object's key.
+    Key(ObjectRef, String),
+}
+
+/// A field of the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FieldRef {
+    /// metadata.name.
+    Name,
+    /// metadata.namespace.
+    Namespace,
+    /// metadata.uid.
+    Uid,
+    /// metadata.labels['KEY'].
+    Label(String),
+    /// metadata.annotations['KEY'].
+    Annotation(String),
+    /// metadata.labels.
+    Labels,
+    /// metadata.annotations.
+    Annotations,
+    /// spec.nodeName.
+    NodeName,
+    /// spec.serviceAccountName.
+    ServiceAccount,
+    /// status.podIP.
+    PodIp,
+    /// status.podIPs.
+    PodIps,
+    /// status.hostIP.
+    HostIp,
+    /// status.hostIPs.
+    HostIps,
+}
+
+/// A container's resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceRef {
+    /// Whose.
+    pub container: String,
+    /// A limit or a request.
+    pub limit: bool,
+    /// CPU or memory.
+    pub cpu: bool,
+    /// Unit.
+    pub divisor: Quantity,
+}
 
 /// Reads `envFrom` and `env` of the container `own`.
 pub fn read_all(fields: &Fields<'_>, own: &str, scope: &Scope<'_>) -> (Vec<EnvFrom>, Vec<EnvVar>) {

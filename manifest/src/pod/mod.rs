@@ -5,6 +5,7 @@
 
 mod container;
 mod env;
+mod mount;
 mod probe;
 mod resources;
 mod security;
@@ -15,9 +16,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use env::{EnvFrom, EnvValue, EnvVar, FieldRef, ObjectKind, ObjectRef, ResourceRef};
+pub use mount::{SubPath, VolumeMount};
+pub use probe::{Hook, Probe, ProbeAction, ProbeTiming};
+pub use resources::{Amounts, Resources};
+pub use security::Security;
+pub(crate) use security::all_capabilities;
 pub(crate) use spec::read;
-
-use crate::quantity::Quantity;
 
 /// Names of runtime classes that lead to podvmm; all but the first are managed clusters'.
 pub const RUNTIME_CLASSES: [&str; 3] = ["podvmm", "kata-mshv-vm-isolation", "kata-vm-isolation"];
@@ -174,167 +179,6 @@ pub enum PullPolicy {
     Never,
 }
 
-/// A source of variables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EnvFrom {
-    /// What stands before each key.
-    pub prefix: String,
-    /// Where the data is.
-    pub source: ObjectRef,
-}
-
-/// A ConfigMap or Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectRef {
-    /// Which of both.
-    pub kind: ObjectKind,
-    /// Name.
-    pub name: String,
-    /// Whether it may be missing.
-    pub optional: bool,
-}
-
-/// What data is kept in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ObjectKind {
-    /// ConfigMap.
-    ConfigMap,
-    /// Secret.
-    Secret,
-}
-
-/// A variable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EnvVar {
-    /// Name.
-    pub name: String,
-    /// Value.
-    pub value: EnvValue,
-}
-
-/// Where a variable's value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EnvValue {
-    /// Written down; `$(VAR)` is expanded.
-    Text(String),
-    /// The pod.
-    Field(FieldRef),
-    /// A container's resources.
-    Resource(ResourceRef),
-    /// An object's key.
-    Key(ObjectRef, String),
-}
-
-/// A field of the pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FieldRef {
-    /// metadata.name.
-    Name,
-    /// metadata.namespace.
-    Namespace,
-    /// metadata.uid.
-    Uid,
-    /// metadata.labels['KEY'].
-    Label(String),
-    /// metadata.annotations['KEY'].
-    Annotation(String),
-    /// metadata.labels.
-    Labels,
-    /// metadata.annotations.
-    Annotations,
-    /// spec.nodeName.
-    NodeName,
-    /// spec.serviceAccountName.
-    ServiceAccount,
-    /// status.podIP.
-    PodIp,
-    /// status.podIPs.
-    PodIps,
-    /// status.hostIP.
-    HostIp,
-    /// status.hostIPs.
-    HostIps,
-}
-
-/// A container's resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourceRef {
-    /// Whose.
-    pub container: String,
-    /// A limit or a request.
-    pub limit: bool,
-    /// CPU or memory.
-    pub cpu: bool,
-    /// Unit.
-    pub divisor: Quantity,
-}
-
-/// Limits and requests of a container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// What it may use at most.
-    pub limits: Amounts,
-    /// What it asks for.
-    pub requests: Amounts,
-}
-
-/// An amount of each resource.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amounts {
-    /// Thousandths of a CPU.
-    pub cpu_millis: Option<u64>,
-    /// Bytes of memory.
-    pub memory: Option<u64>,
-}
-
-/// A volume inside a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeMount {
-    /// Name of the volume.
-    pub volume: String,
-    /// Absolute path.
-    pub path: String,
-    /// Whether it cannot be written.
-    pub read_only: bool,
-    /// Part of the volume.
-    pub sub_path: SubPath,
-}
-
-/// Part of a volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum SubPath {
-    /// All of it.
-    #[default]
-    Whole,
-    /// A relative path.
-    Path(String),
-    /// A relative path with `$(VAR)`.
-    Expression(String),
-}
-
-/// Rights of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Security {
-    /// User, in place of the image's.
-    pub user: Option<u32>,
-    /// Group, in place of the user's.
-    pub group: Option<u32>,
-    /// Whether root is refused.
-    pub non_root: bool,
-    /// Capabilities to add, such as `CAP_NET_ADMIN`, or `ALL`.
-    pub add: Vec<String>,
-    /// Capabilities to drop.
-    pub drop: Vec<String>,
-    /// Whether set-user-ID programs have an effect.
-    pub allow_escalation: bool,
-    /// Whether the root cannot be written.
-    pub read_only_root: bool,
-    /// Whether nothing of /proc is hidden.
-    pub unmasked_proc: bool,
-    /// Whether system calls are filtered.
-    pub seccomp: bool,
-}
-
 /// A port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -359,68 +203,6 @@ pub enum Protocol {
     Udp,
     /// SCTP.
     Sctp,
-}
-
-/// What runs when a container has started or is to end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// A command in the container.
-    Exec(Vec<String>),
-    /// A pause.
-    Sleep(Duration),
-}
-
-/// A question that is asked again and again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// How it is asked.
-    pub action: ProbeAction,
-    /// When.
-    pub timing: ProbeTiming,
-    /// How long the container may take to end if this probe ends it.
-    pub grace: Option<Duration>,
-}
-
-/// When a probe asks, and how often the same answer counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProbeTiming {
-    /// After the container's start.
-    pub initial_delay: Duration,
-    /// Between questions.
-    pub period: Duration,
-    /// For an answer.
-    pub timeout: Duration,
-    /// Good answers in a row.
-    pub successes: u32,
-    /// Bad answers in a row.
-    pub failures: u32,
-}
-
-/// How a probe asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeAction {
-    /// A command in the container: 0 is good.
-    Exec(Vec<String>),
-    /// A request: a status of 200 to 399 is good.
-    Http {
-        /// Over TLS, without looking at the certificate.
-        tls: bool,
-        /// The pod's own address if there is none.
-        host: Option<String>,
-        /// Port.
-        port: u16,
-        /// With the slash at its beginning.
-        path: String,
-        /// Headers.
-        headers: Vec<(String, String)>,
-    },
-    /// A connection.
-    Tcp {
-        /// The pod's own address if there is none.
-        host: Option<String>,
-        /// Port.
-        port: u16,
-    },
 }
 
 /// A volume.
@@ -509,11 +291,4 @@ pub struct DownwardFile {
     pub mode: Option<u32>,
     /// What is in it: a field or a resource.
     pub value: EnvValue,
-}
-
-/// All capabilities, such as `CAP_CHOWN`.
-pub(crate) fn capabilities() -> impl Iterator<Item = String> {
-    security::CAPABILITIES
-        .into_iter()
-        .map(|name| format!("CAP_{name}"))
 }

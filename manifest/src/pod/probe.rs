@@ -2,13 +2,75 @@
 
 use std::time::Duration;
 
-use super::{Hook, Port, Probe, ProbeAction, ProbeTiming, spec};
+use super::{Port, spec};
 use crate::names;
 use crate::problem::Code;
 use crate::reader::{Fields, Item};
 use crate::schema;
 use crate::yaml::scalar::shorten;
 use crate::yaml::{Scalar, Value};
+
+/// What runs when a container has started or is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A command in the container.
+    Exec(Vec<String>),
+    /// A pause.
+    Sleep(Duration),
+}
+
+/// A question that is asked again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// How it is asked.
+    pub action: ProbeAction,
+    /// When.
+    pub timing: ProbeTiming,
+    /// How long the container may take to end if this probe ends it.
+    pub grace: Option<Duration>,
+}
+
+/// When a probe asks, and how often the same answer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeTiming {
+    /// After the container's start.
+    pub initial_delay: Duration,
+    /// Between questions.
+    pub period: Duration,
+    /// For an answer.
+    pub timeout: Duration,
+    /// Good answers in a row.
+    pub successes: u32,
+    /// Bad answers in a row.
+    pub failures: u32,
+}
+
+/// How a probe asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeAction {
+    /// A command in the container: 0 is good.
+    Exec(Vec<String>),
+    /// A request: a status of 200 to 399 is good.
+    Http {
+        /// Over TLS, without looking at the certificate.
+        tls: bool,
+        /// The pod's own address if there is none.
+        host: Option<String>,
+        /// Port.
+        port: u16,
+        /// With the slash at its beginning.
+        path: String,
+        /// Headers.
+        headers: Vec<(String, String)>,
+    },
+    /// A connection.
+    Tcp {
+        /// The pod's own address if there is none.
+        host: Option<String>,
+        /// Port.
+        port: u16,
+    },
+}
 
 const OF_INIT: &str =
     "init containers have none: they end by themselves, and the next one waits for that";

@@ -1,10 +1,27 @@
 //! Reading limits and requests.
 
-use super::{Amounts, Resources};
 use crate::problem::Code;
 use crate::quantity::Quantity;
 use crate::reader::Item;
 use crate::schema;
+
+/// Limits and requests of a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// What it may use at most.
+    pub limits: Amounts,
+    /// What it asks for.
+    pub requests: Amounts,
+}
+
+/// An amount of each resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Thousandths of a CPU.
+    pub cpu_millis: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+}
 
 /// Below this a container's first process does not come up.
 const MIN_MEMORY: u64 = 1 << 20;

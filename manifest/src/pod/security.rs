@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::Security;
 use crate::names;
 use crate::problem::Code;
 use crate::reader::{Fields, Item};
@@ -12,7 +11,7 @@ use crate::schema;
 const MAX_ID: u32 = u32::MAX - 1;
 
 /// Capabilities of Linux 6.12.
-pub const CAPABILITIES: [&str; 41] = [
+const CAPABILITIES: [&str; 41] = [
     "AUDIT_CONTROL",
     "AUDIT_READ",
     "AUDIT_WRITE",
@@ -55,6 +54,34 @@ pub const CAPABILITIES: [&str; 41] = [
     "SYS_TTY_CONFIG",
     "WAKE_ALARM",
 ];
+
+/// Rights of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Security {
+    /// User, in place of the image's.
+    pub user: Option<u32>,
+    /// Group, in place of the user's.
+    pub group: Option<u32>,
+    /// Whether root is refused.
+    pub non_root: bool,
+    /// Capabilities to add, such as `CAP_NET_ADMIN`, or `ALL`.
+    pub add: Vec<String>,
+    /// Capabilities to drop.
+    pub drop: Vec<String>,
+    /// Whether set-user-ID programs have an effect.
+    pub allow_escalation: bool,
+    /// Whether the root cannot be written.
+    pub read_only_root: bool,
+    /// Whether nothing of /proc is hidden.
+    pub unmasked_proc: bool,
+    /// Whether system calls are filtered.
+    pub seccomp: bool,
+}
+
+/// All capabilities, such as `CAP_CHOWN`.
+pub(crate) fn all_capabilities() -> impl Iterator<Item = String> {
+    CAPABILITIES.into_iter().map(|name| format!("CAP_{name}"))
+}
 
 /// The pod's rights.
 pub struct Pod {

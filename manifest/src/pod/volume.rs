@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::container::{Reference, relative};
+use super::container::Reference;
+use super::mount::{absolute, relative};
 use super::{
     DownwardFile, EnvValue, FileSource, HostPathType, KeyToPath, ObjectKind, Volume, VolumeSource,
     env, resources,
@@ -326,7 +327,7 @@ fn read_empty_dir(item: &Item<'_>) -> Option<VolumeSource> {
 fn read_host_path(item: &Item<'_>) -> Option<VolumeSource> {
     let fields = item.object(&schema::HOST_PATH)?;
     let path = fields.need("path", "it is a path of the host");
-    let path = path.and_then(|item| super::container::absolute(&item));
+    let path = path.and_then(|item| absolute(&item));
     let kind = match fields.get("type") {
         None => HostPathType::Any,
         Some(item) if matches!(item.text(), Some("Socket" | "CharDevice" | "BlockDevice")) => {

@@ -14,6 +14,7 @@ mod command;
 mod files;
 mod harness;
 mod hostile;
+mod install;
 mod jail;
 mod left_behind;
 mod life;
