@@ -68,7 +68,7 @@ impl Objects {
                 ),
             ),
             (Some(data), Some(key)) if !data.contains_key(key) => {
-                let hint = match names::similar(key, data.keys().map(String::as_str)) {
+                let hint = match item.report().similar(key, data.keys().map(String::as_str)) {
                     Some(similar) => format!("; is it {similar}?"),
                     None => String::new(),
                 };

@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
+use crate::names;
+
 /// Most problems that are told of one manifest; a broken one of 100,000 lines needs no more.
 const MAX_PROBLEMS: usize = 100;
 
@@ -160,6 +162,16 @@ impl Report {
         Self {
             ignore_unsupported,
             ..Self::default()
+        }
+    }
+
+    /// What was probably meant; not sought any more when nobody will be told.
+    pub fn similar<'a>(&self, text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let is_full = self.problems.borrow().len() >= MAX_PROBLEMS;
+        if is_full {
+            None
+        } else {
+            names::similar(text, words)
         }
     }
 

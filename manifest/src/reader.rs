@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use crate::names;
 use crate::problem::{Code, Place, Report};
 use crate::quantity::Quantity;
 use crate::schema::{self, Object, Shape, Support};
@@ -126,7 +125,7 @@ impl<'a> Item<'a> {
 
     pub fn unknown_word(&self, text: &str, words: impl Iterator<Item = &'static str> + Clone) {
         let all: Vec<_> = words.clone().filter(|word| !word.is_empty()).collect();
-        let hint = match names::similar(text, words) {
+        let hint = match self.report.similar(text, words) {
             Some(word) => format!("; is it {word}?"),
             None => String::new(),
         };
@@ -213,6 +212,17 @@ impl<'a> Item<'a> {
             report: self.report,
         };
         Some(nodes.iter().enumerate().map(item).collect())
+    }
+
+    /// A list of which no more than `most` are taken.
+    pub fn short_list(&self, most: usize) -> Option<Vec<Self>> {
+        let mut items = self.list()?;
+        if items.len() > most {
+            let message = format!("has {} entries, at most {most} are taken", items.len());
+            self.error(Code::Limit, message);
+            items.truncate(most);
+        }
+        Some(items)
     }
 
     /// Whether it is a list of nothing.
@@ -322,7 +332,7 @@ impl<'a> Fields<'a> {
 
     fn unknown(&self, entry: &Entry) {
         let known = self.object.fields.iter().map(|field| field.name);
-        let hint = match names::similar(&entry.key, known) {
+        let hint = match self.report.similar(&entry.key, known) {
             Some(name) => format!("is it {name}?"),
             None => match owners(&entry.key) {
                 Some(owners) => format!("it is a field of {owners}: check the indentation"),

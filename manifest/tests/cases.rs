@@ -195,3 +195,30 @@ fn json_is_yaml() {
         ]
     );
 }
+
+/// As much as fits into 1 MiB of what is compared with each other.
+#[test]
+fn many_of_a_kind_take_no_time() {
+    let began = std::time::Instant::now();
+    let container =
+        |fields: String| format!("{HEAD}  containers: [{{name: c, image: i, {fields}}}]\n");
+    for text in [
+        container("volumeMounts: [".to_owned() + &"{name: v, mountPath: /a},".repeat(20_000) + "]"),
+        container("ports: [".to_owned() + &"{containerPort: 1, name: a},".repeat(20_000) + "]"),
+        container("env: [".to_owned() + &"{name: A, value: $(A)},".repeat(20_000) + "]"),
+        container((0..30_000).map(|n| format!("comand{n}: 1, ")).collect()),
+        container(
+            "securityContext: {capabilities: {add: [".to_owned() + &"CHOWM,".repeat(90_000) + "]}}",
+        ),
+        format!("{HEAD}  volumes: [{}]\n", "{name: v},".repeat(30_000)),
+        format!(
+            "{HEAD}  dnsConfig: {{options: [{}]}}\n",
+            "{name: v},".repeat(30_000)
+        ),
+    ] {
+        assert!(text.len() < MAX_BYTES, "{}", text.len());
+        let _ = parse(&text, &Options::default());
+    }
+    // Seconds, in a slow build on a busy machine; pairs would take minutes.
+    assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+}

@@ -1,5 +1,6 @@
 //! One container.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::environment::{self, Variables};
@@ -198,9 +199,13 @@ fn args(
 /// The image's variables, with the manifest's in their place, and what every container has.
 fn env(image: &ImageConfig, variables: Variables, context: &Context<'_>) -> Vec<String> {
     let mut env: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(known, _)| known == name) {
-        Some((_, old)) => value.clone_into(old),
-        None => env.push((name.to_owned(), value.to_owned())),
+    let mut places = HashMap::new();
+    let mut set = |name: &str, value: &str| {
+        let place = *places.entry(name.to_owned()).or_insert(env.len());
+        match env.get_mut(place) {
+            Some((_, old)) => value.clone_into(old),
+            None => env.push((name.to_owned(), value.to_owned())),
+        }
     };
     set("PATH", PATH);
     set("HOSTNAME", context.hostname);

@@ -15,6 +15,9 @@ use crate::schema;
 /// Most containers of a pod, init containers among them.
 pub const MAX_CONTAINERS: usize = 64;
 
+/// Most ports of a container.
+const MAX_PORTS: usize = 256;
+
 /// What containers may refer to, and what has been seen of other containers.
 pub struct Scope<'a> {
     pub objects: &'a Objects,
@@ -82,7 +85,7 @@ impl<'a> Scope<'a> {
             if names.contains_key(&container) {
                 continue;
             }
-            let hint = match names::similar(&container, names.keys().map(String::as_str)) {
+            let hint = match report.similar(&container, names.keys().map(String::as_str)) {
                 Some(similar) => format!("; is it {similar}?"),
                 None => String::new(),
             };
@@ -243,7 +246,7 @@ fn termination(fields: &Fields<'_>) -> (String, bool) {
 
 fn read_ports(item: &Item<'_>, scope: &Scope<'_>) -> Vec<Port> {
     let mut ports = Vec::<Port>::new();
-    for item in item.list().unwrap_or_default() {
+    for item in item.short_list(MAX_PORTS).unwrap_or_default() {
         let Some(port) = read_port(&item, scope) else {
             continue;
         };

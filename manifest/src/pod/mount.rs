@@ -2,7 +2,6 @@
 
 use super::VolumeSource;
 use super::container::Scope;
-use crate::names;
 use crate::problem::Code;
 use crate::reader::Item;
 use crate::schema;
@@ -10,6 +9,8 @@ use crate::yaml::scalar::shorten;
 
 /// Where the kernel's own files are.
 const KERNELS: [&str; 2] = ["/proc", "/sys"];
+/// Most mounts of a container.
+const MAX_MOUNTS: usize = 256;
 /// Longest path that the kernel takes.
 const MAX_PATH: usize = 4095;
 
@@ -41,7 +42,7 @@ pub enum SubPath {
 /// Reads all mounts of a container, a directory before what is mounted in it.
 pub fn read_all(item: &Item<'_>, scope: &Scope<'_>) -> Vec<VolumeMount> {
     let mut mounts = Vec::<(VolumeMount, Item<'_>)>::new();
-    for item in item.list().unwrap_or_default() {
+    for item in item.short_list(MAX_MOUNTS).unwrap_or_default() {
         let Some(mount) = read_mount(&item, scope) else {
             continue;
         };
@@ -139,7 +140,7 @@ fn find_volume<'a>(item: &Item<'a>, scope: &Scope<'_>) -> Option<&'a str> {
         Some(_) => Some(name),
         None => {
             let known = scope.volumes.iter().map(|volume| volume.name.as_str());
-            let hint = match names::similar(name, known) {
+            let hint = match item.report().similar(name, known) {
                 Some(similar) => format!("; is it {similar}?"),
                 None => ": add it to spec.volumes".into(),
             };

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{Port, spec};
-use crate::names;
 use crate::problem::Code;
 use crate::reader::{Fields, Item};
 use crate::schema;
@@ -277,7 +276,7 @@ fn read_port(fields: &Fields<'_>, ports: &[Port]) -> Option<u16> {
         return Some(port.number);
     }
     let known = ports.iter().filter_map(|port| port.name.as_deref());
-    let hint = match names::similar(name, known) {
+    let hint = match item.report().similar(name, known) {
         Some(similar) => format!("; is it {similar}?"),
         None if name.parse::<u16>().is_ok() => ": write the number without quotes".into(),
         None => String::new(),

@@ -275,7 +275,10 @@ fn read_capabilities(item: &Item<'_>) -> (Vec<String>, Vec<String>) {
     let list = |field| {
         let items = fields.get(field).and_then(|item| item.list());
         let items = items.unwrap_or_default();
-        items.iter().filter_map(read_capability).collect()
+        let mut names: Vec<_> = items.iter().filter_map(read_capability).collect();
+        names.sort();
+        names.dedup();
+        names
     };
     (list("add"), list("drop"))
 }
@@ -290,7 +293,7 @@ fn read_capability(item: &Item<'_>) -> Option<String> {
     if CAPABILITIES.contains(&name) {
         return Some(format!("CAP_{name}"));
     }
-    let hint = match names::similar(name, CAPABILITIES.into_iter()) {
+    let hint = match item.report().similar(name, CAPABILITIES.into_iter()) {
         Some(similar) => format!("is it {similar}?"),
         None => "see capabilities(7), and leave the CAP_ out".into(),
     };

@@ -19,6 +19,7 @@ pub const MAX_SECONDS: i64 = 100 * 365 * 86_400;
 /// Most entries of resolv.conf that resolvers heed.
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
+const MAX_OPTIONS: usize = 64;
 
 struct Metadata {
     name: String,
@@ -274,7 +275,9 @@ fn read_dns_config(item: &Item<'_>, dns: &mut Dns) {
             ));
         }
     }
-    let options = fields.get("options").and_then(|item| item.list());
+    let options = fields
+        .get("options")
+        .and_then(|item| item.short_list(MAX_OPTIONS));
     for item in options.unwrap_or_default() {
         dns.options.extend(read_dns_option(&item));
     }

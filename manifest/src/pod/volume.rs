@@ -34,16 +34,8 @@ pub fn read_all(item: &Item<'_>, objects: &Objects) -> (Vec<Volume>, Vec<Referen
         references: Vec::new(),
     };
     let mut volumes = Vec::<Volume>::new();
-    let items = item.list().unwrap_or_default();
-    if items.len() > MAX_VOLUMES {
-        let message = format!(
-            "has {} volumes, at most {MAX_VOLUMES} are taken",
-            items.len()
-        );
-        item.error(Code::Limit, message);
-    }
-    for item in items.iter().take(MAX_VOLUMES) {
-        let Some(volume) = reader.volume(item) else {
+    for item in item.short_list(MAX_VOLUMES).unwrap_or_default() {
+        let Some(volume) = reader.volume(&item) else {
             continue;
         };
         if volumes.iter().any(|other| other.name == volume.name) {

@@ -13,6 +13,7 @@
 
 mod files;
 mod host;
+pub mod sub_path;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -189,3 +189,39 @@ fn types_of_host_paths() {
         )
     );
 }
+
+#[test]
+fn a_sub_path_stays_in_its_volume() {
+    let temp = Temp::new();
+    let outside = Temp::new();
+    fs::write(outside.0.join("secret"), "").unwrap();
+    temp.prepare("work", Content::Directory).unwrap();
+    let path = temp.0.join("work");
+    fs::write(path.join("file"), "").unwrap();
+    symlink(&outside.0, path.join("out")).unwrap();
+    symlink("..", path.join("up")).unwrap();
+    symlink("file", path.join("in")).unwrap();
+    symlink("nowhere", path.join("dangling")).unwrap();
+    let open = |sub: &str| sub_path::open(fs::File::open(&path).unwrap(), sub);
+
+    for sub in ["file", "in", "", "new/deep/er"] {
+        open(sub).unwrap_or_else(|error| panic!("{sub}: {error}"));
+    }
+    assert_eq!(mode(&path.join("new/deep")), 0o777, "as the volume");
+    for sub in ["out", "out/secret", "out/new", "up/x", "dangling", "file/x"] {
+        assert!(open(sub).is_err(), "{sub}");
+    }
+    assert_eq!(fs::read_dir(&outside.0).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(&temp.0).unwrap().count(), 1);
+}
+
+#[test]
+fn a_file_of_a_config_map_is_a_sub_path() {
+    let temp = Temp::new();
+    temp.prepare("conf", Content::Files(vec![file("a.conf", 0o644, "x")]))
+        .unwrap();
+    let volume = fs::File::open(temp.0.join("conf")).unwrap();
+    let opened = sub_path::open(volume, "a.conf").unwrap();
+    let stat = rustix::fs::fstat(opened).unwrap();
+    assert!(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file());
+}
