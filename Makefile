@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench fuzz lab clean
+.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench bench-cri fuzz lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ lint: setup ## formatting, clippy and documentation
 
 audit: setup ## licences, sources and banned crates; advisories where they can be had
 	@tests/tools/check audit
+
+bench-cri: guest build lab-ready cri-ready ## print what pods cost under containerd, by runc and podvmm
+	@tests/tools/bench-cri
 
 bench: guest build lab-ready ## print the benchmark table and write build/bench.json
 	@tests/tools/bench

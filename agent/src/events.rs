@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     StreamListener,
     Connection,
     OpeningStream,
+    Dialing,
     Handshake,
     ChannelSource,
     ChannelDestination,
@@ -27,12 +28,13 @@ pub(crate) enum Kind {
     MemoryEvents,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Children,
     Kind::ControlListener,
     Kind::StreamListener,
     Kind::Connection,
     Kind::OpeningStream,
+    Kind::Dialing,
     Kind::Handshake,
     Kind::ChannelSource,
     Kind::ChannelDestination,

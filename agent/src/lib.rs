@@ -13,7 +13,7 @@
 //!   `watch`: what cgroups tell.
 //! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
-//! - `stdio`: moving bytes. `pod`: the share, the clock and the like. `network`: its
+//! - `stdio`: moving bytes. `localhost`: connections to servers of the pod. `pod`: the share, the clock and the like. `network`: its
 //!   interfaces and routes. `cpus`, `stats`: of the guest and its containers. `lifeline`: events for the host.
 //! - `sys`: system calls that need `unsafe`.
 //!
@@ -29,6 +29,7 @@ mod init;
 mod job;
 mod kmsg;
 mod lifeline;
+mod localhost;
 mod network;
 mod opening;
 mod pod;

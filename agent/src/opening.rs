@@ -59,6 +59,9 @@ impl Agent {
         };
         self.poller.remove(&socket);
         let Some(request) = request else { return };
+        if request.stream.enum_value_or_default() == Stream::LOCALHOST {
+            return self.dial_localhost(request.port, socket);
+        }
         // A refused stream's connection is closed after the answer.
         if let Err(error) = self.attach(&request, &socket) {
             let _ = reply(&socket, error);
@@ -94,7 +97,7 @@ impl Agent {
 }
 
 /// Sends the answer, which a new connection has room for.
-fn reply(socket: &OwnedFd, error: String) -> Result<(), String> {
+pub(crate) fn reply(socket: &OwnedFd, error: String) -> Result<(), String> {
     let message = StreamOpened {
         error,
         ..Default::default()

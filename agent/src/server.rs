@@ -19,6 +19,7 @@ use crate::events::{Interest, Kind, Poller, Ready, Token};
 use crate::job::{Jobs, Subject};
 use crate::kmsg::{self, Level};
 use crate::lifeline;
+use crate::localhost::Dialing;
 use crate::opening::Opening;
 use crate::rpc::{self, Connection};
 use crate::stdio::Pump;
@@ -41,6 +42,7 @@ pub(crate) struct Agent {
     pub(crate) containers: Registry,
     pub(crate) pump: Pump,
     pub(crate) opening: HashMap<u64, Opening>,
+    pub(crate) dialing: HashMap<u64, Dialing>,
     pub(crate) jobs: Jobs,
     pub(crate) pod_is_set_up: bool,
     transport: Transport,
@@ -88,6 +90,7 @@ impl Agent {
             containers: Registry::default(),
             pump: Pump::new(),
             opening: HashMap::new(),
+            dialing: HashMap::new(),
             jobs: Jobs::default(),
             pod_is_set_up: false,
             transport,
@@ -136,6 +139,7 @@ impl Agent {
                 }
             }
             Kind::OpeningStream => self.continue_opening(ready.id),
+            Kind::Dialing => self.continue_dialing(ready.id),
             Kind::Handshake => self.continue_handshake(ready.id),
             Kind::ChannelSource | Kind::ChannelDestination => {
                 self.pump

@@ -2,6 +2,12 @@
 //!
 //! Those have no containerd; with one, and with pods, the commands are tested end to end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_protocol::VersionMismatch;
+use agent_protocol::client::open_stream;
+use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
-    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest,
+    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest, StreamOpen,
 };
+use agent_protocol::{STREAM_PORT, VersionMismatch};
 use thiserror::Error;
 
 use crate::assets::AssetError;
@@ -355,6 +357,22 @@ impl Pod {
     /// When nobody listens there.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
         self.guest.connect(port)
+    }
+
+    /// Connects to whoever listens on a TCP port of the guest's localhost. Each direction ends with a
+    /// half-close.
+    ///
+    /// # Errors
+    /// [`ContainerError::Open`] when nobody does.
+    pub fn dial_localhost(&self, port: u16) -> Result<UnixStream, ContainerError> {
+        let open = StreamOpen {
+            stream: Stream::LOCALHOST.into(),
+            port: port.into(),
+            ..Default::default()
+        };
+        let mut connection = self.connect(STREAM_PORT).map_err(ContainerError::Connect)?;
+        open_stream(&mut connection, &open).map_err(ContainerError::Open)?;
+        Ok(connection)
     }
 
     /// A handle that ends the VM from any thread.

@@ -7,6 +7,8 @@
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -14,6 +16,10 @@ use anyhow::{Context, bail};
 const MOUNT: &str = "/sys/fs/cgroup";
 /// Controllers that count and limit what a pod uses.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// How long what is in a cgroup may take to end, which is less than containerd waits for a clean-up.
+const EMPTY_TIME: Duration = Duration::from_secs(4);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A cgroup of this process, in each hierarchy there is.
 #[derive(Debug)]
@@ -53,13 +59,20 @@ impl Cgroup {
     }
 }
 
-/// Removes the cgroup that `linux.cgroupsPath` names, if nobody is in it.
+/// Removes the cgroup that `linux.cgroupsPath` names, once nobody is in it any more. A shim that was
+/// killed is followed by its VMM, which may take a moment.
 pub fn remove_empty(cgroups_path: &str) {
     let (Ok(path), Ok(all)) = (relative(cgroups_path), hierarchies(Path::new(MOUNT))) else {
         return;
     };
+    let deadline = Instant::now() + EMPTY_TIME;
     for hierarchy in all {
-        let _ = fs::remove_dir(hierarchy.join(&path));
+        while let Err(error) = fs::remove_dir(hierarchy.join(&path))
+            && error.kind() == io::ErrorKind::ResourceBusy
+            && Instant::now() < deadline
+        {
+            sleep(POLL_INTERVAL);
+        }
     }
 }
 

@@ -19,6 +19,7 @@
 //! - [`guest`]: from bundles to containers in it.
 //! - [`task`], [`process`]: a container, and a process in it.
 //! - [`cgroup`]: where the pod's costs are counted.
+//! - [`forward`]: connections to the pod's localhost.
 //! - [`streams`]: standard streams between the guest and containerd's FIFOs.
 //! - [`events`]: what containerd is told.
 //! - [`stats`]: figures in the form that containerd knows.
@@ -32,6 +33,7 @@ mod bundle;
 mod cgroup;
 mod delete;
 mod events;
+mod forward;
 mod guest;
 mod pod;
 mod process;

@@ -16,13 +16,16 @@ use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
 use sandbox::bundle::{Bundle, process_for_guest};
-use sandbox::{EventSink, Exit, Netns, Network, Pod as Vm, PodConfig, PodEvent, sizing};
+use sandbox::sizing::{self, Size};
+use sandbox::{EventSink, Exit, Netns, Network, Pod as Vm, PodConfig, PodEvent};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 
 use crate::args::Args;
 use crate::bundle::{self, Role};
 use crate::cgroup::Cgroup;
 use crate::events::{Publisher, task_io};
+use crate::forward;
 use crate::guest::{self, Pause, Template};
 use crate::process::{Ended, Process, timestamp};
 use crate::streams::{Paths, Streams};
@@ -42,6 +45,8 @@ pub struct Pod {
     /// Told when the shim has nothing more to do.
     pub over: Notify,
     vm: OnceLock<Arc<Vm>>,
+    forwarding: OnceLock<AbortHandle>,
+    size: OnceLock<Size>,
     cgroup: OnceLock<Cgroup>,
     /// How the sandbox ends, once somebody has asked for it.
     sandbox_status: OnceLock<u32>,
@@ -79,6 +84,8 @@ impl Pod {
             publisher,
             over: Notify::new(),
             vm: OnceLock::new(),
+            forwarding: OnceLock::new(),
+            size: OnceLock::new(),
             cgroup: OnceLock::new(),
             sandbox_status: OnceLock::new(),
             pause: OnceLock::new(),
@@ -132,6 +139,12 @@ impl Pod {
         self.tasks().remove(id);
     }
 
+    /// Takes a task that was made elsewhere.
+    #[cfg(test)]
+    pub fn adopt(&self, task: Task) {
+        self.tasks().insert(task.id.clone(), Arc::new(task));
+    }
+
     /// Whether there is no task.
     pub fn is_empty(&self) -> bool {
         self.tasks().is_empty()
@@ -157,6 +170,11 @@ impl Pod {
         };
         if !matches!(role, Role::Member(_)) {
             self.start_vm(&bundle, &role).await?;
+        }
+        if let (Role::Member(_), Some(size)) = (&role, self.size.get())
+            && let Some(excess) = bundle::excess(bundle.limits(), *size)
+        {
+            log::warn!("container {}: {excess}", request.id);
         }
         let template = Template::new(bundle, request);
         let task = match role {
@@ -193,6 +211,7 @@ impl Pod {
         let size = sizing::Rule::default()
             .size(bundle::limits(bundle, role))
             .context("the pod's limits")?;
+        let _ = self.size.set(size);
         let mut config = PodConfig::new(&self.args.id);
         config.root = bundle::root(&self.args.namespace);
         config.vcpus = size.vcpus;
@@ -217,6 +236,13 @@ impl Pod {
         let vm = blocking(move || Vm::start(config)).await?;
         let vm = Arc::new(vm.map_err(anyhow::Error::from)?);
         let _ = self.vm.set(Arc::clone(&vm));
+        if let Some(path) = bundle.network_namespace() {
+            match forward::start(path, &vm) {
+                Ok(forwarding) => drop(self.forwarding.set(forwarding)),
+                // The pod does without.
+                Err(error) => log::warn!("port forwarding does not work: {error:#}"),
+            }
+        }
         let news = self.news.clone();
         std::thread::Builder::new()
             .name("vm".into())
@@ -289,6 +315,9 @@ impl Pod {
     /// Ends the VM, and tells that the sandbox has ended with `status`; whatever else ran was killed.
     pub async fn stop(&self, status: u32) {
         let _ = self.sandbox_status.set(status);
+        if let Some(forwarding) = self.forwarding.get() {
+            forwarding.abort();
+        }
         if let Some(vm) = self.vm().cloned() {
             let _ = blocking(move || vm.stop()).await;
         }

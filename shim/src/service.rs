@@ -444,3 +444,7 @@ async fn delete(
         ..Default::default()
     })
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

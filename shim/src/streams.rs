@@ -264,3 +264,96 @@ async fn from_pipe(from: &pipe::Receiver, mut to: OwnedWriteHalf) -> io::Result<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A FIFO, and whoever writes to it from the guest's side.
+    fn stream(dir: &TempDir, name: &str) -> (String, StdUnixStream, JoinHandle<()>) {
+        let path = dir.path().join(name);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let path = path.display().to_string();
+        let (guest, ours) = StdUnixStream::pair().unwrap();
+        let ours = nonblocking(ours).unwrap();
+        let Sink::Pipe(sink) = Sink::open(&path).unwrap() else {
+            panic!("{path} is no FIFO");
+        };
+        let copying = tokio::spawn(async move {
+            let _ = to_pipe(&ours, sink).await;
+        });
+        (path, guest, copying)
+    }
+
+    fn run(work: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(work);
+    }
+
+    /// Writes more than a FIFO and a socket hold; whether all of it was taken.
+    fn flood(mut guest: StdUnixStream) -> std::thread::JoinHandle<bool> {
+        std::thread::spawn(move || guest.write_all(&vec![b'x'; 4 << 20]).is_ok())
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_reads_holds_up_its_own_stream_and_no_other() {
+        run(async {
+            let dir = TempDir::new().unwrap();
+            let (_unread, guest, stuck) = stream(&dir, "unread");
+            let stuck_writer = flood(guest);
+            let (path, guest, copying) = stream(&dir, "read");
+            let writer = flood(guest);
+            let reader = blocking_reader(&path);
+            copying.await.unwrap();
+            assert!(writer.join().unwrap());
+            assert_eq!(reader.join().unwrap(), 4 << 20);
+            assert!(!stuck_writer.is_finished(), "a FIFO took 4 MiB");
+            // When the process has ended its output is waited for, though not for ever.
+            let streams = Streams {
+                outputs: vec![stuck],
+                input: None,
+            };
+            streams.drain(Duration::from_millis(50)).await;
+            let outcome = tokio::task::spawn_blocking(move || stuck_writer.join().unwrap());
+            assert!(!outcome.await.unwrap(), "the writer was not told");
+        });
+    }
+
+    /// How many bytes come out of a FIFO, of which this is the only reader.
+    fn blocking_reader(path: &str) -> std::thread::JoinHandle<usize> {
+        let flags = rustix::fs::OFlags::CLOEXEC.bits().cast_signed();
+        let mut fifo = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)
+            .unwrap();
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            fifo.read_to_end(&mut bytes).unwrap();
+            bytes.len()
+        })
+    }
+
+    #[test]
+    fn a_log_goes_to_a_file_or_a_fifo_and_nowhere_else() {
+        run(async {
+            let dir = TempDir::new().unwrap();
+            let file = dir.path().join("deep/er/log");
+            let uri = format!("file://{}", file.display());
+            assert!(matches!(Sink::open(&uri).unwrap(), Sink::File(_)));
+            assert!(matches!(Sink::open("").unwrap(), Sink::None));
+            for wrong in ["binary:///bin/sh", "/no/such/fifo"] {
+                assert!(Sink::open(wrong).is_err(), "{wrong}");
+            }
+        });
+    }
+}

@@ -28,6 +28,8 @@ pub(crate) enum Direction {
     TerminalIn,
     /// Terminal → connection. Its end is the error that a terminal nobody has open gives.
     TerminalOut,
+    /// Connection → TCP socket, or the other way. At the end the destination is half-closed.
+    Socket,
 }
 
 /// What a channel needs to go on.
@@ -174,6 +176,8 @@ impl Channel {
             Err(Errno::IO) if self.direction == Direction::TerminalOut => {
                 return Err(self.pass_on_end());
             }
+            // The other end was reset, which the destination hears of as an end.
+            Err(_) if self.direction == Direction::Socket => return Err(self.pass_on_end()),
             Err(_) => return Err(Progress::Finished),
         };
         match rustix::io::write(&self.destination, &buffer[..count]) {
@@ -203,7 +207,7 @@ impl Channel {
     fn pass_on_end(&self) -> Progress {
         // A side that is gone needs no telling, so errors mean nothing here.
         match self.direction {
-            Direction::PipeOut | Direction::TerminalOut => {
+            Direction::PipeOut | Direction::TerminalOut | Direction::Socket => {
                 let _ = rustix::net::shutdown(&self.destination, Shutdown::Write);
             }
             Direction::TerminalIn => {

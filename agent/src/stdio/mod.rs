@@ -4,6 +4,6 @@ mod channel;
 mod pump;
 mod streams;
 
-pub(crate) use channel::Direction;
+pub(crate) use channel::{Channel, Direction};
 pub(crate) use pump::Pump;
 pub(crate) use streams::Streams;

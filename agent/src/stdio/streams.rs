@@ -108,7 +108,9 @@ impl Streams {
             Stream::STDOUT => (&mut self.stdout, Direction::PipeOut),
             Stream::STDERR => (&mut self.stderr, Direction::PipeOut),
             Stream::PTY => return self.attach_terminal(connection),
-            Stream::STREAM_UNSPECIFIED => return Err("no stream named".to_owned()),
+            Stream::LOCALHOST | Stream::STREAM_UNSPECIFIED => {
+                return Err("no stream named".to_owned());
+            }
         };
         match std::mem::replace(slot, Slot::Taken) {
             Slot::Waiting(pipe) if direction == Direction::PipeIn => {

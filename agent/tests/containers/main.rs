@@ -14,6 +14,7 @@ mod hostile;
 mod kubernetes;
 mod lifecycle;
 mod limits;
+mod localhost;
 mod network;
 mod pod;
 mod process;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         kubernetes::CASES,
         kubernetes::LIMITED_CASES,
         limits::CASES,
+        localhost::CASES,
         network::CASES,
     ]
     .concat()

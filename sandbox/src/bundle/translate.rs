@@ -89,7 +89,39 @@ fn translate_linux(linux: &mut Object) -> Result<bool, BundleError> {
         // Only the listed nodes exist in a guest; rules about others have nothing to rule.
         resources.remove("devices");
     }
+    check_devices(linux)?;
     check_namespaces(linux)
+}
+
+/// Device numbers that mean the same in every kernel: memory, terminals, and most of `misc`.
+const UNIVERSAL_MAJORS: [i64; 3] = [1, 5, 10];
+
+/// Refuses devices of the host's, whose numbers would be those of something else in the guest.
+fn check_devices(linux: &Object) -> Result<(), BundleError> {
+    let devices = match linux.get("devices") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(list) => list.as_array().ok_or_else(|| malformed("linux.devices"))?,
+    };
+    for (index, device) in devices.iter().enumerate() {
+        let reason = match device["type"].as_str() {
+            Some("b") => {
+                "is a block device of the host, which guests cannot have yet: use a volume with a file system"
+            }
+            Some("c" | "u") if !has_universal_number(device) => {
+                "is a device of the host, which guests do not have"
+            }
+            _ => continue,
+        };
+        let path = device["path"].as_str().unwrap_or_default();
+        let field = format!("linux.devices[{index}] ({path})");
+        return Err(unsupported(field, reason));
+    }
+    Ok(())
+}
+
+fn has_universal_number(device: &Value) -> bool {
+    let major = device["major"].as_i64();
+    major.is_some_and(|major| UNIVERSAL_MAJORS.contains(&major))
 }
 
 /// Refuses the host's namespaces. Tells whether the pid namespace is one that exists already.

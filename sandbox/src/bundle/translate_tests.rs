@@ -101,6 +101,22 @@ fn what_a_guest_cannot_have_is_refused() {
 }
 
 #[test]
+fn devices_of_the_host_are_refused_by_their_path() {
+    let with = |kind: &str, major: u32| {
+        let mut spec = spec();
+        spec["linux"]["devices"] =
+            json!([{ "path": "/dev/it", "type": kind, "major": major, "minor": 0 }]);
+        translated(spec).map_err(|error| error.to_string())
+    };
+    for (kind, major) in [("b", 7), ("b", 1), ("c", 195), ("u", 240)] {
+        let error = with(kind, major).unwrap_err();
+        assert!(error.contains("linux.devices[0] (/dev/it)"), "{error}");
+    }
+    let (spec, _) = with("c", 10).unwrap();
+    assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/it");
+}
+
+#[test]
 fn a_shared_pid_namespace_is_told() {
     let mut shared = spec();
     shared["linux"]["namespaces"][0]["path"] = "/proc/1/ns/pid".into();

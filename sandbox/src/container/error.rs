@@ -17,10 +17,10 @@ pub enum ContainerError {
         error: ttrpc::Error,
     },
     /// A stream could not be connected.
-    #[error("a standard stream cannot be connected")]
+    #[error("a stream cannot be connected")]
     Connect(#[source] io::Error),
     /// The agent did not give the stream.
-    #[error("a standard stream cannot be opened")]
+    #[error("a stream cannot be opened")]
     Open(#[source] OpenStreamError),
     /// The command could not be executed.
     #[error("{message}")]

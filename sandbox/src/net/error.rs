@@ -84,6 +84,12 @@ pub enum NetError {
         /// The system's reason, which is part of the message.
         cause: io::Error,
     },
+    /// The namespace's localhost is not to be had.
+    #[error("cannot take over the localhost of a network namespace: {}", explain_localhost(.cause))]
+    Localhost {
+        /// The system's reason, which is part of the message.
+        cause: io::Error,
+    },
     /// The kernel refused a change, or to tell.
     #[error("--net: cannot {operation}")]
     Netlink {
@@ -95,6 +101,16 @@ pub enum NetError {
     /// No thread could be started in the namespace, or it failed.
     #[error("--net: cannot work in the network namespace")]
     Thread(#[source] io::Error),
+}
+
+fn explain_localhost(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL) => {
+            format!("{error}; that takes Linux 5.9 with CONFIG_BPF_SYSCALL")
+        }
+        Some(libc::EPERM | libc::EACCES) => "permission denied; run as root".into(),
+        _ => error.to_string(),
+    }
 }
 
 fn explain_tap(error: &io::Error) -> String {

@@ -29,8 +29,10 @@
 //! containers. What goes to a cloud's metadata service, at 169.254.169.254, is turned back at
 //! the tap unless [`Network::allow_metadata`] says otherwise.
 
+mod bpf;
 mod error;
 mod link;
+mod localhost;
 mod metadata;
 mod netlink;
 mod netns;
@@ -50,6 +52,7 @@ use devices::net::{InvalidNetConfig, MacAddress, Mtu};
 
 pub use error::NetError;
 use link::{Address, Link};
+pub use localhost::Localhost;
 use netlink::Netlink;
 pub use netlink::{Errno, NetlinkError};
 pub use netns::Netns;

@@ -16,30 +16,31 @@
 //! leaves anything behind on the node.
 
 mod case;
+mod crowd;
 mod ctr;
 mod life;
 mod manifests;
 mod network;
+mod requests;
 mod resources;
 mod security;
 mod stats;
 mod storage;
 mod streams;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Conclusion, Trial};
 use podvmm_cri_tests::alone::{self, Role};
 use podvmm_cri_tests::bed::{Assets, Bed};
-use podvmm_cri_tests::{Handler, pod, spec};
+use podvmm_cri_tests::{Handler, pod};
 
 use case::{Case, Run};
 
 /// All cases, by subject.
-const SUBJECTS: [(&str, &[Case]); 10] = [
+const SUBJECTS: [(&str, &[Case]); 12] = [
     ("manifests", manifests::CASES),
     ("network", network::CASES),
     ("streams", streams::CASES),
@@ -50,7 +51,11 @@ const SUBJECTS: [(&str, &[Case]); 10] = [
     ("life", life::CASES),
     ("faults", life::FAULTS),
     ("ctr", ctr::CASES),
+    ("requests", requests::CASES),
+    (CROWD, crowd::CASES),
 ];
+/// The subject that is not in the table, as its cases do not run with all others.
+const CROWD: &str = "crowd";
 
 fn main() -> ExitCode {
     let (words, options): (Vec<_>, Vec<_>) = split_words(std::env::args().skip(1).collect());
@@ -93,7 +98,7 @@ fn split_words(arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
 
 fn describe() {
     for (subject, cases) in SUBJECTS {
-        for case in cases {
+        for case in cases.iter().filter(|_| subject != CROWD) {
             let (handler, what) = case
                 .unlike
                 .map_or(("", ""), |(handler, what)| (handler.name, what));
@@ -119,7 +124,7 @@ fn run(mut arguments: Arguments, words: &[String]) -> Result<u8> {
     if let Role::Done(code) = alone::enter()? {
         return Ok(code);
     }
-    let assets = assets()?;
+    let assets = Assets::from_environment()?;
     pod::prepare_cgroups()?;
     let bed = Bed::start(&assets).context("the node could not be set up")?;
     let run = Arc::new(Run::new(bed, assets));
@@ -183,31 +188,6 @@ fn choose(words: &[String], exact: bool) -> Result<Vec<Chosen>> {
         });
     }
     Ok(chosen)
-}
-
-fn assets() -> Result<Assets> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .nth(2)
-        .context("the crate is two folders below the repository")?;
-    let path = |name, default: &str| {
-        variable(name).map_or_else(|| repository.join(default), PathBuf::from)
-    };
-    let assets = Assets {
-        images: path("PODVMM_CRI_IMAGES", "build/cri/images.tar"),
-        shims: path(
-            "PODVMM_CRI_SHIMS",
-            "target/x86_64-unknown-linux-gnu/release",
-        ),
-        guest: path("PODVMM_GUEST_DIR", "build/guest"),
-    };
-    ensure!(
-        assets.images.exists(),
-        "{} is missing; `make cri` builds it with the image {} and others",
-        assets.images.display(),
-        spec::UBUNTU,
-    );
-    Ok(assets)
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -40,6 +40,11 @@ pub const CASES: &[Case] = &[
         exec_bulk,
     ),
     Case::new(
+        "slow_reader",
+        "exec: who does not read holds up their own command, and nothing else",
+        slow_reader,
+    ),
+    Case::new(
         "attach",
         "`kubectl attach -i`: the container's own streams",
         attach,
@@ -190,6 +195,23 @@ fn exec_bulk(node: Node<'_>) -> Result<()> {
             .zip(expected.as_bytes())
             .position(|(a, b)| a != b),
     );
+    pod.remove()?;
+    Ok(())
+}
+
+fn slow_reader(node: Node<'_>) -> Result<()> {
+    let (pod, container) = node.run("slow-reader", ContainerSpec::idle())?;
+    // More than all buffers on the way hold.
+    let script = "dd if=/dev/zero bs=64k count=256 2>/dev/null; touch /tmp/written";
+    let slow = open_exec(node, &container, script, false)?;
+    for _ in 0..3 {
+        container.sh("echo others go on")?;
+    }
+    let output = container.exec(&["test", "-e", "/tmp/written"])?;
+    ensure!(output.code == 1, "nothing held the writer up: {output:?}");
+    let read = slow.rest()?.succeeded()?.stdout.len();
+    ensure!(read == 16 << 20, "{read} bytes");
+    container.sh("test -e /tmp/written")?;
     pod.remove()?;
     Ok(())
 }

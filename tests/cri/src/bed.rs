@@ -35,6 +35,39 @@ pub struct Assets {
     pub guest: PathBuf,
 }
 
+impl Assets {
+    /// As the environment says, or where the build puts them.
+    ///
+    /// # Errors
+    ///
+    /// If there are no images.
+    pub fn from_environment() -> Result<Self> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .nth(2)
+            .context("the crate is two folders below the repository")?;
+        let path = |name, default: &str| {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty());
+            value.map_or_else(|| repository.join(default), PathBuf::from)
+        };
+        let assets = Self {
+            images: path("PODVMM_CRI_IMAGES", "build/cri/images.tar"),
+            shims: path(
+                "PODVMM_CRI_SHIMS",
+                "target/x86_64-unknown-linux-gnu/release",
+            ),
+            guest: path("PODVMM_GUEST_DIR", "build/guest"),
+        };
+        ensure!(
+            assets.images.exists(),
+            "{} is missing; `make cri` builds it with the image {} and others",
+            assets.images.display(),
+            spec::UBUNTU,
+        );
+        Ok(assets)
+    }
+}
+
 impl Bed {
     /// Configures and starts containerd, and waits until it has all images and the network.
     ///

@@ -164,11 +164,11 @@ fn change(
         return own_file(&file.path, version, major, before, handler);
     }
     let version = main.document.version()?;
-    if version >= 3 {
-        if let Some(dir) = tree.drop_ins()? {
-            let path = dir.join("podvmm.toml");
-            return own_file(&path, version, major, before, handler);
-        }
+    if version >= 3
+        && let Some(dir) = tree.drop_ins()?
+    {
+        let path = dir.join("podvmm.toml");
+        return own_file(&path, version, major, before, handler);
     }
     let mut with_section = tree.files.iter().rev();
     let file = with_section.find(|file| file.document.section().is_some());

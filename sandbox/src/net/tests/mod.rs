@@ -301,3 +301,27 @@ fn what_is_no_namespace_of_a_pod_is_refused() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn all_ports_of_localhost_are_one_listeners() {
+    let Some(place) = Place::new() else {
+        return;
+    };
+    place.up("lo");
+    let netns = place.netns();
+    let dial = |address: &'static str| {
+        netns.run(|| Ok(std::net::TcpStream::connect(address).map_err(|error| error.kind())))
+    };
+    let (listener, attached) = Localhost::listen(&netns).unwrap().into_parts();
+    for address in ["127.0.0.1:80", "127.0.0.1:7070", "127.1.2.3:65535"] {
+        let dialed = dial(address).unwrap().unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(accepted.local_addr().unwrap().to_string(), address);
+        assert_eq!(accepted.peer_addr().unwrap(), dialed.local_addr().unwrap());
+    }
+    place.address("lo", "192.0.2.7", 32);
+    let refused = std::io::ErrorKind::ConnectionRefused;
+    assert_eq!(dial("192.0.2.7:80").unwrap().unwrap_err(), refused);
+    drop(attached);
+    assert_eq!(dial("127.0.0.1:80").unwrap().unwrap_err(), refused);
+}
