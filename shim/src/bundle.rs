@@ -175,7 +175,7 @@ mod tests {
             cpu_millis: Some(1000),
             memory: Some(1 << 30),
         };
-        let size = sandbox::sizing::size(sandbox::sizing::Base::default(), of_pod).unwrap();
+        let size = sandbox::sizing::Rule::default().size(of_pod).unwrap();
         let limits = |cpu_millis, memory| Limits { cpu_millis, memory };
         assert_eq!(excess(limits(Some(2000), Some(3 << 30)), size), None);
         assert_eq!(excess(limits(None, None), size), None);

@@ -233,15 +233,19 @@ impl Pod {
                 "cannot be false beside the capability SYS_ADMIN",
             );
         }
-        if let Some(item) = fields.get("privileged")
-            && item.bool() == Some(true)
-        {
-            item.error(
-                Code::Refused,
-                "a pod with a kernel of its own cannot have the host's devices; add the capabilities that it needs, or run it without a sandbox",
-            );
-        }
+        refuse_privileged(&fields);
         security
+    }
+}
+
+fn refuse_privileged(fields: &Fields<'_>) {
+    if let Some(item) = fields.get("privileged")
+        && item.bool() == Some(true)
+    {
+        item.error(
+            Code::Refused,
+            "a pod with a kernel of its own cannot have the host's devices; add the capabilities that it needs, or run it without a sandbox",
+        );
     }
 }
 
