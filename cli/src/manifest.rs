@@ -1,4 +1,4 @@
-//! `podvmm manifest check`: is this a manifest that podvmm can run, and how large would its VM be?
+//! `podvmm manifest check`: is this a manifest that podvmm takes, and how large would its VM be?
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use sandbox::sizing::{Limits, Profile, Rule, Size};
 use serde_json::{Value, json};
 use vmm::{MemorySize, VcpuCount};
 
-/// Status for a manifest that cannot be run.
+/// Status for a manifest that is not accepted.
 const REJECTED: u8 = 1;
 
 #[derive(Debug, Subcommand)]
@@ -29,7 +29,7 @@ Examples:
 
 All problems are told at once. Nothing is started.
 
-Exit status: 0 it can be run, 1 it cannot, 2 wrong usage or an internal error.";
+Exit status: 0 accepted, 1 rejected, 2 wrong usage or an internal error.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -122,6 +122,10 @@ fn read(args: &Check) -> anyhow::Result<String> {
     let limit = u64::try_from(MAX_BYTES)?.saturating_add(1);
     let read = input.take(limit).read_to_end(&mut bytes);
     read.with_context(|| format!("{name} cannot be read"))?;
+    if bytes.len() > MAX_BYTES {
+        // It may end within a character, and its length is what is wrong with it.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
     String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
 }
 
@@ -174,7 +178,7 @@ fn as_text(args: &Check, verdict: &Result<Verdict, Rejected>) -> String {
     let file = args.file.display();
     let verdict = match verdict {
         Ok(verdict) => verdict,
-        Err(rejected) => return format!("{file} cannot be run:\n{rejected}\n"),
+        Err(rejected) => return format!("{file} is rejected:\n{rejected}\n"),
     };
     let mut text = String::new();
     for warning in &verdict.warnings {
@@ -183,10 +187,10 @@ fn as_text(args: &Check, verdict: &Result<Verdict, Rejected>) -> String {
     let pod = &verdict.pod;
     text += &match &verdict.sandbox {
         Sandbox::Asked(class) => {
-            format!("pod {pod} can be run, and asks for a VM of its own (runtime class {class})\n")
+            format!("pod {pod} is accepted, and asks for a VM of its own (runtime class {class})\n")
         }
         Sandbox::NotAsked => format!(
-            "pod {pod} can be run, and asks for no sandbox (no runtimeClassName): a cluster would run it on the node's kernel\n"
+            "pod {pod} is accepted, and asks for no sandbox (no runtimeClassName): a cluster would run it on the node's kernel\n"
         ),
     };
     let [cpus, memory] = verdict.rule.reasons(verdict.limits);
@@ -275,12 +279,12 @@ mod tests {
         let args = args(&["a.yaml"]);
         assert_eq!(
             as_text(&args, &verdict(&args, UNTRUSTED)),
-            "pod untrusted can be run, and asks for a VM of its own (runtime class kata-mshv-vm-isolation)\n\
+            "pod untrusted is accepted, and asks for a VM of its own (runtime class kata-mshv-vm-isolation)\n\
              vCPUs   1: 1 for the VM itself; no container has a limit of CPUs\n\
              memory  2048 MiB: 2048 MiB for the VM itself; no container has a limit of memory\n"
         );
         let text = as_text(&args, &verdict(&args, TRUSTED));
-        assert!(text.starts_with("pod trusted can be run, and asks for no sandbox"));
+        assert!(text.starts_with("pod trusted is accepted, and asks for no sandbox"));
     }
 
     #[test]
@@ -325,7 +329,7 @@ mod tests {
         );
         assert!(
             as_text(&args, &verdict)
-                .starts_with("a.yaml cannot be run:\nspec.runtimeclass (line 6:3)")
+                .starts_with("a.yaml is rejected:\nspec.runtimeclass (line 6:3)")
         );
     }
 
