@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench bench-cri fuzz lab clean
+.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench bench-cri fuzz guards syscalls miri lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,15 @@ bench: guest build lab-ready ## print the benchmark table and write build/bench.
 
 fuzz: setup ## fuzz each target for FUZZ_SECONDS (60); needs rustup's nightly compiler
 	@tests/tools/fuzz $(or $(FUZZ_SECONDS),60)
+
+guards: setup ## take each guard out in turn and see that its tests fail
+	@tests/tools/guards
+
+syscalls: guest build lab-ready ## compare the system calls that VMM processes make with their lists
+	@tests/tools/syscalls
+
+miri: setup ## run the pure parts of the devices under Miri; needs rustup's nightly compiler
+	@tests/tools/miri
 
 lab: setup ## run CMD='...' in the lab
 	@test -n "$(CMD)" || { echo "usage: make lab CMD='command'" >&2; exit 2; }

@@ -1,15 +1,23 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
-use sandbox::{JailMode, SeccompMode, User};
+use sandbox::monitor::Restart;
+use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
 use crate::install::args::{Install, Uninstall};
+
+mod verbs;
+
+pub use verbs::{
+    Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
+};
 
 /// Give every pod its own virtual machine.
 #[derive(Debug, Parser)]
@@ -31,6 +39,24 @@ pub struct Args {
 pub enum Command {
     /// Runs a command in a container inside its own virtual machine
     Run(Box<Run>),
+    /// Lists pods: those that run, or all
+    Ps(Ps),
+    /// Runs one more command in a container of a pod that runs
+    Exec(Exec),
+    /// Prints what a container has written
+    Logs(Logs),
+    /// Shows what pods use of their virtual machines
+    Stats(Stats),
+    /// Prints everything that is known of pods, as JSON
+    Inspect(Inspect),
+    /// Waits until pods have ended, and prints their exit statuses
+    Wait(Wait),
+    /// Asks pods to end, and ends those that do not
+    Stop(Stop),
+    /// Sends a signal to the containers of pods
+    Kill(Kill),
+    /// Removes what is left of pods that have ended
+    Rm(Rm),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
     /// Puts podvmm on this machine, as a runtime of containerd
@@ -40,6 +66,32 @@ pub enum Command {
     /// Looks at Kubernetes Pod manifests
     #[command(subcommand)]
     Manifest(crate::manifest::Command),
+    /// Prints versions
+    Version(Version),
+    /// Prints a script that completes podvmm's command lines in a shell
+    Completions(Completions),
+    /// Writes manual pages to a directory
+    #[command(hide = true)]
+    Man(Man),
+    /// Is a pod's monitor; `run -d` starts it
+    #[command(hide = true)]
+    Monitor,
+}
+
+/// Where pods are.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Root {
+    /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
+    /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+impl Root {
+    /// The directory, if it was named.
+    pub fn path(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
 }
 
 const CHECK_EXAMPLES: &str = "\
@@ -87,6 +139,7 @@ Examples:
   podvmm run --rootfs DIR -it -- sh               a shell in a container
   podvmm run --cpus 2 --mem 512M --rootfs DIR -- make test
   podvmm run --rootfs DIR --volume ./src:/src:ro -- ls /src
+  podvmm run -d --name web --rootfs DIR -- httpd -f      stays; see ps, logs, exec, stop, rm
 
 Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it;
 125 when podvmm failed; 126 when the command cannot be executed; 127 when it is not found.";
@@ -97,6 +150,24 @@ pub struct Run {
     /// Names the pod [default: pod- and a random suffix]
     #[arg(long)]
     pub name: Option<String>,
+    /// Leaves the pod to itself once its command runs, and prints its name
+    #[arg(short, long, conflicts_with = "timeout")]
+    pub detach: bool,
+    /// With -d: removes the pod when it has ended
+    #[arg(long, requires = "detach")]
+    pub rm: bool,
+    /// With -d: starts the command again when it has ended: no, on-failure or always
+    #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart, requires = "detach")]
+    pub restart: Restart,
+    /// With -d: bytes of a log file, until the next one begins
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "detach")]
+    pub log_max_size: u64,
+    /// With -d: log files that are kept
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "detach")]
+    pub log_max_files: u32,
+    /// How long the command is given to end when the pod is stopped
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub stop_timeout: u64,
     /// vCPUs of the virtual machine
     #[arg(long, value_name = "N", default_value = "1", value_parser = vcpus)]
     pub cpus: VcpuCount,
@@ -120,6 +191,14 @@ pub struct Run {
     /// this machine to whoever asks from it
     #[arg(long)]
     pub allow_metadata: bool,
+    /// Limits what each network interface sends, and what it receives, in a second: 10M bytes, or
+    /// 10M,5000 for as many packets as well, or ,5000
+    #[arg(long, value_name = "BYTES[,PACKETS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    pub net_rate: RateLimit,
+    /// Limits what the pod reads and writes of root and volumes in a second: 50M bytes, or 50M,2000 for
+    /// as many requests as well, or ,2000
+    #[arg(long, value_name = "BYTES[,REQUESTS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    pub disk_rate: RateLimit,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<Variable>,
@@ -160,10 +239,8 @@ pub struct Run {
     /// Starts the VMM process in this cgroup (v2), a directory below /sys/fs/cgroup
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
-    /// Directory for the runtime state of pods [default: /run/podvmm for root, else podvmm in
-    /// XDG_RUNTIME_DIR or /tmp/podvmm-UID]
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
+    #[command(flatten)]
+    pub root: Root,
     /// Command and arguments to run
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -237,11 +314,42 @@ fn variable(text: &str) -> Result<Variable, String> {
     ))
 }
 
+fn restart(text: &str) -> Result<Restart, String> {
+    match text {
+        "no" | "never" => Ok(Restart::Never),
+        "on-failure" => Ok(Restart::OnFailure),
+        "always" => Ok(Restart::Always),
+        _ => Err(format!(
+            "`{text}` is no policy; write no, on-failure or always"
+        )),
+    }
+}
+
 pub fn vcpus(text: &str) -> Result<VcpuCount, String> {
     let count = text
         .parse()
         .map_err(|_| format!("`{text}` is no whole number of CPUs"))?;
     VcpuCount::new(count).map_err(|error| error.to_string())
+}
+
+/// `BYTES`, `BYTES,REQUESTS` or `,REQUESTS` in a second; nothing is no limit.
+fn rate_limit(text: &str) -> Result<RateLimit, String> {
+    let (bytes, requests) = text.split_once(',').unwrap_or((text, ""));
+    let rate = |amount: &str, read: fn(&str) -> Result<u64, String>| match amount {
+        "" => Ok(None),
+        amount => match NonZeroU64::new(read(amount)?) {
+            Some(amount) => Ok(Some(Rate::per_second(amount))),
+            None => Err("0 lets nothing pass; leave it out for no limit".to_owned()),
+        },
+    };
+    let count = |text: &str| {
+        let count = text.parse();
+        count.map_err(|_| format!("`{text}` is no whole number of requests"))
+    };
+    Ok(RateLimit {
+        bytes: rate(bytes, sandbox::config::parse_bytes)?,
+        requests: rate(requests, count)?,
+    })
 }
 
 fn absolute(path: &str) -> Result<String, String> {
@@ -299,86 +407,4 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(args: &[&str]) -> Result<Run, clap::Error> {
-        let all = ["podvmm", "run"].iter().chain(args);
-        Args::try_parse_from(all).map(|args| match args.command {
-            Command::Run(run) => *run,
-            _ => panic!("it is `run`"),
-        })
-    }
-
-    #[test]
-    fn the_command_keeps_its_own_options() {
-        let run = parse(&["--rootfs", "/", "sh", "-c", "--cpus", "-i"]).unwrap();
-        assert_eq!(run.command, ["sh", "-c", "--cpus", "-i"]);
-        let run = parse(&["-it", "--rootfs", "/", "--", "-x"]).unwrap();
-        assert_eq!(run.command, ["-x"]);
-        assert!(run.interactive && run.tty);
-    }
-
-    #[test]
-    fn values_that_cannot_be_are_refused_by_name() {
-        for (args, word) in [
-            (["--cpus", "0"], "--cpus"),
-            (["--cpus", "10000"], "--cpus"),
-            (["--cpus", "1.5"], "--cpus"),
-            (["--mem", "1"], "--mem"),
-            (["--volume", "x"], "--volume"),
-            (["--volume", "a:b"], "absolute"),
-            (["--volume", "a:/b:rx"], "rx"),
-            (["--net", "host"], "--net"),
-            (["--net", "netns:"], "netns:PATH"),
-            (["--net", "netns"], "netns:PATH"),
-            (["--env", "=x"], "--env"),
-            (["--user", "root"], "--user"),
-            (["--hostname", "a_b"], "--hostname"),
-            (["--timeout", "0"], "--timeout"),
-            (["--timeout", "5d"], "--timeout"),
-            (["--workdir", "here"], "--workdir"),
-            (["--no-such-option", "x"], "--no-such-option"),
-        ] {
-            let error = parse(&[args[0], args[1], "--rootfs", "/", "true"]).unwrap_err();
-            assert!(error.to_string().contains(word), "{args:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_network_is_none_or_a_namespace() {
-        let net = |args: &[&str]| {
-            let all = [args, &["--rootfs", "/", "true"]].concat();
-            parse(&all).unwrap().net
-        };
-        assert_eq!(net(&[]), Net::None);
-        assert_eq!(net(&["--net", "none"]), Net::None);
-        let path = Net::Netns("/run/netns/a:b".into());
-        assert_eq!(net(&["--net", "netns:/run/netns/a:b"]), path);
-    }
-
-    #[test]
-    fn a_check_is_for_something_known() {
-        let parse = |purpose: &str| Args::try_parse_from(["podvmm", "check", "--for", purpose]);
-        for purpose in Purpose::ALL {
-            match parse(&purpose.to_string()).unwrap().command {
-                Command::Check(check) => assert_eq!(check.purpose, purpose),
-                _ => panic!("it is `check`"),
-            }
-        }
-        let error = parse("fun").unwrap_err().to_string();
-        assert!(error.contains("--for") && error.contains("node"), "{error}");
-    }
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("30s", 30_000),
-            ("7", 7_000),
-            ("1h", 3_600_000),
-        ] {
-            assert_eq!(duration(text).unwrap(), Duration::from_millis(millis));
-        }
-    }
-}
+mod tests;

@@ -1,9 +1,12 @@
 //! Give every pod its own virtual machine.
 
+mod about;
 mod args;
 mod check;
 mod install;
 mod manifest;
+mod monitor;
+mod pods;
 mod pumps;
 mod run;
 mod signals;
@@ -34,12 +37,26 @@ fn main() -> ExitCode {
         }
     };
     sandbox::logging::init("podvmm", args.log_level);
-    let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match args.command {
-        Command::Run(run) => (run::run(*run), run::status_of),
-        Command::Check(check) => (check::check(&check), |_| check::WRONG),
-        Command::Install(args) => (install::install(&args), |_| install::WRONG),
-        Command::Uninstall(args) => (install::uninstall(&args), |_| install::WRONG),
-        Command::Manifest(command) => (manifest::run(&command), |_| check::WRONG),
+    let own = |outcome| (outcome, run::status_of as fn(&anyhow::Error) -> u8);
+    let (outcome, status_of): (_, fn(&anyhow::Error) -> u8) = match &args.command {
+        Command::Check(check) => (check::check(check), |_| check::WRONG),
+        Command::Install(args) => (install::install(args), |_| install::WRONG),
+        Command::Uninstall(args) => (install::uninstall(args), |_| install::WRONG),
+        Command::Manifest(command) => (manifest::run(command), |_| check::WRONG),
+        Command::Run(args) => own(run::run(args, args.root.path())),
+        Command::Ps(args) => own(pods::ps::ps(args, args.root.path())),
+        Command::Exec(args) => own(pods::exec::exec(args, args.root.path())),
+        Command::Logs(args) => own(pods::logs::logs(args, args.root.path())),
+        Command::Stats(args) => own(pods::stats::stats(args, args.root.path())),
+        Command::Inspect(args) => own(pods::inspect::inspect(args, args.root.path())),
+        Command::Wait(args) => own(pods::steer::wait(args, args.root.path())),
+        Command::Stop(args) => own(pods::steer::stop(args, args.root.path())),
+        Command::Kill(args) => own(pods::steer::kill(args, args.root.path())),
+        Command::Rm(args) => own(pods::steer::rm(args, args.root.path())),
+        Command::Version(args) => own(about::version(args)),
+        Command::Completions(args) => own(about::completions(args)),
+        Command::Man(args) => own(about::man(args)),
+        Command::Monitor => own(monitor::monitor()),
     };
     match outcome {
         Ok(status) => status.into(),

@@ -1,4 +1,4 @@
-//! Bytes between this process's standard streams and the container's.
+//! Bytes between this process's standard streams and a command's.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -7,60 +7,49 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use anyhow::Context;
-use sandbox::Process;
-
 const STACK: usize = 128 * 1024;
 const BUFFER: usize = 64 * 1024;
 
-/// The threads that copy.
-pub struct Pumps {
-    outputs: Vec<JoinHandle<()>>,
+/// A command's standard streams, as far as they are wanted.
+pub struct Streams {
+    pub stdin: Option<UnixStream>,
+    pub stdout: Option<UnixStream>,
+    pub stderr: Option<UnixStream>,
 }
 
-impl Pumps {
-    /// Starts copying all streams of `container`.
-    pub fn start(container: &mut Process) -> anyhow::Result<Self> {
-        let mut outputs = Vec::new();
-        if let Some(stdout) = container.stdout.take() {
-            outputs.push(spawn(
-                "stdout",
-                stdout,
-                rustix::stdio::stdout().as_fd().try_clone_to_owned(),
-            )?);
-        }
-        if let Some(stderr) = container.stderr.take() {
-            outputs.push(spawn(
-                "stderr",
-                stderr,
-                rustix::stdio::stderr().as_fd().try_clone_to_owned(),
-            )?);
-        }
-        if let Some(stdin) = container.stdin.take() {
-            // Never joined: it may wait for input that never comes.
-            std::thread::Builder::new()
-                .name("stdin".into())
-                .stack_size(STACK)
-                .spawn(move || copy_input(stdin))
-                .context("no thread for standard input")?;
-        }
-        Ok(Self { outputs })
+/// Starts copying all streams; gives the threads that end with the output.
+pub fn start(streams: Streams) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut outputs = Vec::new();
+    if let Some(stdout) = streams.stdout {
+        outputs.push(spawn(
+            "stdout",
+            stdout,
+            rustix::stdio::stdout().as_fd().try_clone_to_owned(),
+        )?);
     }
-
-    /// Waits until everything that the container wrote is out.
-    pub fn finish(self) {
-        for output in self.outputs {
-            let _ = output.join();
-        }
+    if let Some(stderr) = streams.stderr {
+        outputs.push(spawn(
+            "stderr",
+            stderr,
+            rustix::stdio::stderr().as_fd().try_clone_to_owned(),
+        )?);
     }
+    if let Some(stdin) = streams.stdin {
+        // Never joined: it may wait for input that never comes.
+        std::thread::Builder::new()
+            .name("stdin".into())
+            .stack_size(STACK)
+            .spawn(move || copy_input(stdin))?;
+    }
+    Ok(outputs)
 }
 
 fn spawn(
     name: &str,
     mut from: UnixStream,
     to: io::Result<std::os::fd::OwnedFd>,
-) -> anyhow::Result<JoinHandle<()>> {
-    let mut to = File::from(to.context("a standard stream cannot be duplicated")?);
+) -> io::Result<JoinHandle<()>> {
+    let mut to = File::from(to?);
     std::thread::Builder::new()
         .name(name.into())
         .stack_size(STACK)
@@ -68,7 +57,6 @@ fn spawn(
             // When our side is closed the stream is dropped, and the command is told by SIGPIPE.
             let _ = copy(&mut from, &mut to);
         })
-        .context("no thread for a standard stream")
 }
 
 /// Copies as bytes come. `io::copy` would use splice(2), which keeps a pipe locked while it waits for

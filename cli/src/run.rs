@@ -1,21 +1,28 @@
 //! `podvmm run`: one command in one container in one VM.
 
-use std::fs::OpenOptions;
-use std::io::IsTerminal;
-use std::time::Instant;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use sandbox::oci::Mount;
-use sandbox::{
-    ContainerConfig, ContainerError, Netns, Network, Pod, PodConfig, PodError, Share, StartFailure,
-    Stdio,
+use log::LevelFilter;
+use sandbox::config::{ROOTFS, default_root};
+use sandbox::logs::LogLimits;
+use sandbox::monitor::detach::{DetachError, detach};
+use sandbox::monitor::outlet::Connected;
+use sandbox::monitor::{
+    ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, Outlet, PodPlan, SharePlan,
 };
+use sandbox::oci::{Changes, Mount};
+use sandbox::{ContainerConfig, Process, StartFailure, Stdio};
 
-use crate::args::{Net, Run};
-use crate::pumps::Pumps;
+use crate::OWN_FAILURE;
+use crate::args::{Net, Run, Variable};
+use crate::pumps::{self, Streams};
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
-use crate::{OWN_FAILURE, args};
 
 /// Status of a pod that `--timeout` ended, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
@@ -38,33 +45,125 @@ impl std::fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 /// Runs the command and gives its status.
-pub fn run(args: Run) -> anyhow::Result<u8> {
-    if args.interactive && args.tty && !std::io::stdin().is_terminal() {
+pub fn run(args: &Run, root: Option<&Path>) -> anyhow::Result<u8> {
+    if args.interactive && args.tty && !args.detach && !io::stdin().is_terminal() {
         bail!("-t: standard input is not a terminal; leave -t out, or use -t without -i");
     }
+    let plan = plan(args, root)?;
+    if args.detach {
+        return leave_alone(&plan);
+    }
     let signals = Signals::watch(args.timeout).context("signals cannot be handled")?;
-    let mut config = pod_config(&args)?;
-    config.log = Some(log::max_level()).filter(|level| *level != log::LevelFilter::Off);
-    config.cancel = Some(signals.cancellation()?);
-    let container = container_config(&args, &config);
-    let started = Instant::now();
-    let mut pod = Pod::start(config).map_err(|error| interrupted_or(error, &signals))?;
+    stay_with(plan, args.interactive, &signals)
+}
+
+/// Starts the pod in a process of its own.
+fn leave_alone(plan: &PodPlan) -> anyhow::Result<u8> {
+    let program = std::env::current_exe().context("podvmm's own program cannot be found")?;
+    let mut command = Command::new(program);
+    let level = log::max_level();
+    if level == LevelFilter::Off {
+        command.stderr(std::process::Stdio::null());
+    } else {
+        command.args(["--log-level", level.as_str()]);
+    }
+    let detached = detach(command.arg("monitor"), plan)?;
+    warn_of_gaps(&detached.gaps);
+    println!("{}", plan.name);
+    Ok(0)
+}
+
+/// Runs the pod in this process.
+fn stay_with(plan: PodPlan, interactive: bool, signals: &Signals) -> anyhow::Result<u8> {
+    let outlet = Arc::new(TerminalOutlet {
+        interactive,
+        raw: Mutex::default(),
+    });
+    let name = plan.containers[0].name.clone();
+    let mut monitor = Monitor::new(plan, Arc::clone(&outlet) as _, Mode::Foreground)?;
+    monitor.log(Some(log::max_level()).filter(|level| *level != LevelFilter::Off));
+    let handle = monitor.handle();
+    signals.pod_created(handle.clone());
+    let began = Instant::now();
+    if let Err(error) = monitor.start() {
+        outlet.leave_raw_mode();
+        return Err(match signals.interruption() {
+            Some(interruption) => Interrupted(interruption).into(),
+            None => error.into(),
+        });
+    }
+    let record = handle.record();
     log::info!(
-        "agent ready after {:?}, guest kernel {}",
-        started.elapsed(),
-        pod.kernel_release()
+        "container runs after {:?}, guest kernel {}",
+        began.elapsed(),
+        record.kernel.as_deref().unwrap_or("unknown")
     );
-    for gap in pod.jail_gaps() {
+    warn_of_gaps(&record.jail_gaps);
+    if let Some(container) = handle.container(&name) {
+        signals.container_started(container.process(""));
+    }
+    let ended = monitor.wait();
+    outlet.leave_raw_mode();
+    tell(ended, signals)
+}
+
+fn tell(ended: Ended, signals: &Signals) -> anyhow::Result<u8> {
+    let Ended { record, failure } = ended;
+    if let Some(interruption) = signals.interruption() {
+        return Err(Interrupted(interruption).into());
+    }
+    if let Some(failure) = failure {
+        return Err(failure.into());
+    }
+    if let Some(reason) = record.reason {
+        bail!("{reason}");
+    }
+    let mut exits = record.containers.iter().filter_map(|c| c.exit);
+    if exits.any(|exit| exit.oom_killed) {
+        eprintln!("podvmm: the container ran out of memory; give it more with --mem");
+    }
+    Ok(record.exit_code())
+}
+
+fn warn_of_gaps(gaps: &[String]) {
+    for gap in gaps {
         eprintln!("podvmm: warning: the jail of the VMM process is incomplete: {gap}");
     }
-    signals.pod_started(pod.killer()?);
-    let outcome = run_container(&pod, &container, args.interactive, &signals);
-    match outcome {
-        Ok(status) => {
-            pod.stop()?;
-            Ok(status)
+}
+
+/// Connects a container to this process's standard streams.
+struct TerminalOutlet {
+    interactive: bool,
+    raw: Mutex<Option<RawMode>>,
+}
+
+impl Outlet for TerminalOutlet {
+    fn connect(&self, plan: &ContainerPlan, process: &mut Process) -> io::Result<Connected> {
+        if self.interactive && plan.terminal.is_some() {
+            *self.raw.lock().unwrap_or_else(PoisonError::into_inner) = RawMode::enter();
         }
-        Err(error) => Err(explain(error, &mut pod, &signals)),
+        // A terminal has an input whether it is wanted or not.
+        let stdin = process.stdin.take().filter(|_| self.interactive);
+        let outputs = pumps::start(Streams {
+            stdin,
+            stdout: process.stdout.take(),
+            stderr: process.stderr.take(),
+        })?;
+        Ok(Connected {
+            outputs,
+            input: None,
+        })
+    }
+}
+
+impl TerminalOutlet {
+    fn leave_raw_mode(&self) {
+        drop(
+            self.raw
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 }
 
@@ -76,110 +175,78 @@ pub fn status_of(error: &anyhow::Error) -> u8 {
             Interruption::Timeout => TIMED_OUT,
         };
     }
-    let start = error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(ContainerError::Start { kind, .. }) => Some(*kind),
+    let detached = match error.downcast_ref() {
+        Some(DetachError::Start { start, .. }) => *start,
         _ => None,
-    });
-    match start {
+    };
+    let attached = error.downcast_ref().and_then(MonitorError::start_failure);
+    status_of_start(detached.or(attached))
+}
+
+/// The status of a command that could not be executed, as shells have it.
+pub fn status_of_start(failure: Option<StartFailure>) -> u8 {
+    match failure {
         Some(StartFailure::NotFound) => NOT_FOUND,
         Some(StartFailure::NotExecutable) => NOT_EXECUTABLE,
         Some(StartFailure::Other) | None => OWN_FAILURE,
     }
 }
 
-fn run_container(
-    pod: &Pod,
-    config: &ContainerConfig,
-    interactive: bool,
-    signals: &Signals,
-) -> anyhow::Result<u8> {
-    let mut container = pod.create_container(config)?;
-    let raw = match config.stdio {
-        Stdio::Terminal { .. } if interactive => RawMode::enter(),
-        Stdio::Terminal { .. } | Stdio::Pipes { .. } => None,
-    };
-    if !interactive {
-        // A terminal has an input whether it is wanted or not.
-        container.stdin = None;
-    }
-    let pumps = Pumps::start(&mut container)?;
-    container.start()?;
-    signals.container_started(container.handle());
-    let exit = container.wait()?;
-    pumps.finish();
-    drop(raw);
-    if exit.oom_killed {
-        eprintln!("podvmm: the container ran out of memory; give it more with --mem");
-    }
-    Ok(exit.code)
-}
-
-/// Why the connection to the agent broke, where something better is known than that it did.
-fn explain(error: anyhow::Error, pod: &mut Pod, signals: &Signals) -> anyhow::Error {
-    if let Some(interruption) = signals.interruption() {
-        return Interrupted(interruption).into();
-    }
-    let broken = error.downcast_ref().is_some_and(|error| match error {
-        PodError::Container(error) => !error.is_refusal(),
-        _ => false,
-    }) || error
-        .downcast_ref()
-        .is_some_and(|error: &ContainerError| !error.is_refusal());
-    match broken.then(|| pod.failure()).flatten() {
-        Some(cause) => anyhow::Error::new(cause),
-        None => error,
-    }
-}
-
-fn interrupted_or(error: PodError, signals: &Signals) -> anyhow::Error {
-    match signals.interruption() {
-        Some(interruption) => Interrupted(interruption).into(),
-        None => error.into(),
-    }
-}
-
-fn pod_config(args: &Run) -> anyhow::Result<PodConfig> {
+fn plan(args: &Run, root: Option<&Path>) -> anyhow::Result<PodPlan> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => random_name()?,
     };
-    let mut config = PodConfig::new(name);
-    config.vcpus = args.cpus;
-    config.memory = args.mem;
-    config.hostname = args.hostname.clone().unwrap_or_default();
-    config.assets.kernel.clone_from(&args.kernel);
-    config.assets.initrd.clone_from(&args.initrd);
-    if let Some(root) = &args.root {
-        config.root.clone_from(root);
-    }
+    let mut plan = PodPlan::new(name);
+    plan.root = absolute(root.unwrap_or(&default_root()))?;
+    plan.vcpus = args.cpus;
+    plan.memory = args.mem;
+    plan.hostname = args.hostname.clone().unwrap_or_default();
+    plan.kernel = args.kernel.as_deref().map(absolute).transpose()?;
+    plan.initrd = args.initrd.as_deref().map(absolute).transpose()?;
+    plan.console = args.console.as_deref().map(absolute).transpose()?;
+    plan.cgroup = args.cgroup.as_deref().map(absolute).transpose()?;
+    plan.jail = args.jail;
+    plan.seccomp = args.seccomp;
     if let Net::Netns(path) = &args.net {
-        let mut network = Network::new(Netns::open(path)?);
-        network.allow_metadata = args.allow_metadata;
-        config.network = Some(network);
+        plan.network = Some(NetworkPlan {
+            netns: absolute(path)?,
+            allow_metadata: args.allow_metadata,
+        });
     }
-    config.jail = args.jail;
-    config.seccomp = args.seccomp;
-    config.cgroup.clone_from(&args.cgroup);
-    config.rootfs(&args.rootfs, args.rootfs_rw)?;
+    plan.net_limit = args.net_rate;
+    plan.disk_limit = args.disk_rate;
+    let changes = if args.rootfs_rw {
+        Changes::Host
+    } else {
+        Changes::Guest
+    };
+    plan.rootfs(ROOTFS, &absolute(&args.rootfs)?, changes);
     for (index, volume) in args.volumes.iter().enumerate() {
-        let name = volume_name(index);
-        config.shares.push(Share::open(
-            "--volume",
-            &name,
-            &volume.source,
-            volume.read_only,
-        )?);
+        plan.shares.push(SharePlan {
+            name: volume_name(index),
+            path: absolute(&volume.source)?,
+            read_only: volume.read_only,
+            is_rootfs: false,
+        });
     }
-    if let Some(path) = &args.console {
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(path);
-        config.console =
-            Some(file.with_context(|| format!("--console {}: cannot be written", path.display()))?);
-    }
-    Ok(config)
+    let mut container = ContainerPlan::new(&container_config(args, &plan));
+    container.restart = args.restart;
+    container.stdin = args.interactive;
+    plan.containers = vec![container];
+    plan.grace = Duration::from_secs(args.stop_timeout);
+    plan.log = LogLimits {
+        max_size: args.log_max_size,
+        max_files: args.log_max_files,
+    };
+    plan.remove = args.rm;
+    Ok(plan)
+}
+
+/// The path from `/` on: the pod's monitor is elsewhere.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path)
+        .with_context(|| format!("{}: has no place in this directory", path.display()))
 }
 
 fn volume_name(index: usize) -> String {
@@ -193,12 +260,12 @@ fn random_name() -> anyhow::Result<String> {
     Ok(format!("pod-{:08x}", u32::from_le_bytes(bytes)))
 }
 
-fn container_config(args: &Run, pod: &PodConfig) -> ContainerConfig {
+fn container_config(args: &Run, pod: &PodPlan) -> ContainerConfig {
     let mut config = ContainerConfig::command(args.command.iter().cloned());
     config.env = args
         .env
         .iter()
-        .filter_map(|args::Variable(text)| text.clone())
+        .filter_map(|Variable(text)| text.clone())
         .collect();
     config.workdir.clone_from(&args.workdir);
     config.user = args.user.unwrap_or_default();

@@ -3,12 +3,11 @@
 //! The first SIGINT, SIGTERM, SIGHUP or SIGQUIT goes to the command. A second within
 //! [`AGAIN`] ends the VM. One that comes before the command has started ends the start.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
-use sandbox::{PodKiller, ProcessHandle};
+use sandbox::ProcessHandle;
+use sandbox::monitor::MonitorHandle;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use crate::terminal;
@@ -27,7 +26,7 @@ pub enum Interruption {
 
 #[derive(Default)]
 struct State {
-    killer: Option<PodKiller>,
+    pod: Option<MonitorHandle>,
     container: Option<ProcessHandle>,
     last: Option<Instant>,
     interruption: Option<Interruption>,
@@ -36,49 +35,41 @@ struct State {
 /// Watches for signals on a thread of its own.
 pub struct Signals {
     state: Arc<Mutex<State>>,
-    cancel: Arc<OwnedFd>,
 }
 
 impl Signals {
     /// Starts watching; after `timeout` the pod is ended.
     pub fn watch(timeout: Option<Duration>) -> std::io::Result<Self> {
-        let cancel = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let this = Self {
             state: Arc::default(),
-            cancel,
         };
         let watched = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
         let mut signals = signal_hook::iterator::Signals::new(watched)?;
-        let (state, cancel) = (Arc::clone(&this.state), Arc::clone(&this.cancel));
+        let state = Arc::clone(&this.state);
         let thread = || std::thread::Builder::new().stack_size(128 * 1024);
         thread().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
-                handle(&state, &cancel, signal);
+                handle(&state, signal);
             }
         })?;
         if let Some(timeout) = timeout {
-            let (state, cancel) = (Arc::clone(&this.state), Arc::clone(&this.cancel));
+            let state = Arc::clone(&this.state);
             thread().name("timeout".into()).spawn(move || {
                 std::thread::sleep(timeout);
-                interrupt(&mut lock(&state), &cancel, Interruption::Timeout);
+                interrupt(&mut lock(&state), Interruption::Timeout);
             })?;
         }
         Ok(this)
     }
 
-    /// Becomes readable when the start is to be given up.
-    pub fn cancellation(&self) -> std::io::Result<OwnedFd> {
-        self.cancel.try_clone()
-    }
-
-    /// From here on the VM can be ended.
-    pub fn pod_started(&self, killer: PodKiller) {
+    /// From here on the pod can be ended, and so can its start.
+    pub fn pod_created(&self, pod: MonitorHandle) {
         let mut state = lock(&self.state);
         // One that came just now found nothing to end.
         if state.interruption.is_some() {
-            killer.kill();
+            pod.destroy();
         }
-        state.killer = Some(killer);
+        state.pod = Some(pod);
     }
 
     /// From here on signals go to the command.
@@ -96,15 +87,14 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn interrupt(state: &mut State, cancel: &OwnedFd, how: Interruption) {
+fn interrupt(state: &mut State, how: Interruption) {
     state.interruption.get_or_insert(how);
-    let _ = rustix::io::write(cancel, &1u64.to_ne_bytes());
-    if let Some(killer) = &state.killer {
-        killer.kill();
+    if let Some(pod) = &state.pod {
+        pod.destroy();
     }
 }
 
-fn handle(state: &Mutex<State>, cancel: &OwnedFd, signal: i32) {
+fn handle(state: &Mutex<State>, signal: i32) {
     let container = lock(state).container.clone();
     if signal == SIGWINCH {
         if let Some(container) = container {
@@ -118,7 +108,7 @@ fn handle(state: &Mutex<State>, cancel: &OwnedFd, signal: i32) {
         let again = state.last.is_some_and(|last| last.elapsed() < AGAIN);
         state.last = Some(Instant::now());
         if again || container.is_none() {
-            interrupt(&mut state, cancel, Interruption::Signal(signal));
+            interrupt(&mut state, Interruption::Signal(signal));
             return;
         }
     }

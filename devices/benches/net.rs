@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use podvmm_devices::net::spec::{GSO_TCPV4, Header, NEEDS_CSUM};
-use podvmm_devices::net::{Mtu, Net, NetBackend, NetConfig, RateLimit};
+use podvmm_devices::net::{Mtu, Net, NetBackend, NetConfig};
+use podvmm_devices::rate::RateLimit;
 use podvmm_devices::testkit::net::{GuestNet, Host};
 use rustix::event::PollFlags;
 

@@ -17,6 +17,7 @@
 //! - [`queue`]: a validated virtqueue and the chains popped from it.
 //! - [`transport`]: virtio-mmio (virtio-v1.2 §4.2), the only place that knows registers.
 //! - [`fs`], [`net`], [`rng`], [`vsock`]: the devices.
+//! - [`rate`]: how much a guest may move, per device.
 //! - [`serial`]: an 8250 for early consoles, for debugging only.
 //! - `testkit` (feature `testkit`): a driver that speaks to a device as Linux would.
 //!
@@ -29,6 +30,7 @@ pub mod device;
 pub mod fs;
 pub mod net;
 pub mod queue;
+pub mod rate;
 pub mod rng;
 pub mod serial;
 pub mod transport;

@@ -118,3 +118,45 @@ impl Console {
         let _ = self.uart.write(register, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+
+    fn file() -> File {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        File::from(rustix::fs::memfd_create("console", flags).unwrap())
+    }
+
+    #[test]
+    fn case_08_the_kept_output_is_bounded() {
+        let mut console = Console::new(None);
+        for i in 0..3 * TAIL_BYTES {
+            console.write(0, b'a' + (i % 23) as u8);
+        }
+        let kept = console.tail().text();
+        assert_eq!(kept.len(), TAIL_BYTES);
+        let last = char::from(b'a' + ((3 * TAIL_BYTES - 1) % 23) as u8);
+        assert!(kept.ends_with(last), "the newest is what is kept");
+    }
+
+    #[test]
+    fn case_08_the_file_is_bounded() {
+        let file = file();
+        let mut output = Output {
+            tail: ConsoleTail::default(),
+            file: Some(file.try_clone().unwrap()),
+            left: 10,
+        };
+        for _ in 0..100 {
+            output.write_all(b"123").unwrap();
+        }
+        let mut written = String::new();
+        let mut file = file;
+        file.rewind().unwrap();
+        file.read_to_string(&mut written).unwrap();
+        assert_eq!(written, "123123123");
+    }
+}

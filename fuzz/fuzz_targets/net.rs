@@ -7,7 +7,8 @@ use std::num::NonZeroU64;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use podvmm_devices::net::spec::{GSO_NONE, HEADER_SIZE, Header, NEEDS_CSUM};
-use podvmm_devices::net::{Mtu, Net, NetConfig, Rate, RateLimit};
+use podvmm_devices::net::{Mtu, Net, NetConfig};
+use podvmm_devices::rate::{Rate, RateLimit};
 use podvmm_devices::testkit::net::{GuestNet, Host};
 
 const MTU: u32 = 1500;
@@ -105,7 +106,7 @@ impl World {
                 per_second: NonZeroU64::new(50_000_000).expect("not zero"),
                 burst: NonZeroU64::new(3000).expect("not zero"),
             }),
-            frames: None,
+            requests: None,
         };
         let config = NetConfig {
             mac: "02:00:5e:00:53:01".parse().expect("an address"),

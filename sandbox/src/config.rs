@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use devices::rate::RateLimit;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
@@ -139,6 +140,27 @@ impl Share {
         })
     }
 
+    /// Opens the directory `path` as the root file system `name`. Where it is not writable, nobody
+    /// else may change it either while the pod runs.
+    ///
+    /// # Errors
+    /// [`ShareError`] when it is no directory that can be opened.
+    pub fn rootfs(name: &str, path: &Path, writable: bool) -> Result<Self, ShareError> {
+        const PARAMETER: &str = "--rootfs";
+        let mut share = Self::open(PARAMETER, name, path, !writable)?;
+        if !share.is_dir {
+            return Err(ShareError::NotADirectory {
+                parameter: PARAMETER,
+                path: path.into(),
+            });
+        }
+        // A host's own root is alive: the guest has to ask whether files are still the same.
+        share.unchanging = !writable && !is_host_root(&share.file);
+        // The host's `/proc`, `/sys` and `/dev` are no part of a root file system.
+        share.submounts = false;
+        Ok(share)
+    }
+
     /// What the VMM process may do with it.
     pub(crate) fn terms(&self) -> Terms {
         Terms {
@@ -172,8 +194,12 @@ pub struct PodConfig {
     pub console: Option<File>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<Share>,
+    /// How fast the guest may use all of them together.
+    pub disk_limit: RateLimit,
     /// The guest's network; without one it has `lo` alone.
     pub network: Option<Network>,
+    /// How fast each of its interfaces may send, and receive.
+    pub net_limit: RateLimit,
     /// How long the guest may take until its agent says hello.
     pub boot_timeout: Duration,
     /// Readable when the start is to be given up.
@@ -210,7 +236,9 @@ impl PodConfig {
             assets: GuestAssets::default(),
             console: None,
             shares: Vec::new(),
+            disk_limit: RateLimit::default(),
             network: None,
+            net_limit: RateLimit::default(),
             boot_timeout: Duration::from_secs(60),
             cancel: None,
             log: None,
@@ -227,18 +255,7 @@ impl PodConfig {
     /// # Errors
     /// [`ShareError`] when it is no directory that can be opened.
     pub fn rootfs(&mut self, dir: impl AsRef<Path>, writable: bool) -> Result<(), ShareError> {
-        let (parameter, path) = ("--rootfs", dir.as_ref());
-        let mut share = Share::open(parameter, ROOTFS, path, !writable)?;
-        if !share.is_dir {
-            return Err(ShareError::NotADirectory {
-                parameter,
-                path: path.into(),
-            });
-        }
-        // A host's own root is alive: the guest has to ask whether files are still the same.
-        share.unchanging = !writable && !is_host_root(&share.file);
-        // The host's `/proc`, `/sys` and `/dev` are no part of a root file system.
-        share.submounts = false;
+        let share = Share::rootfs(ROOTFS, dir.as_ref(), writable)?;
         self.shares.push(share);
         Ok(())
     }
@@ -269,38 +286,12 @@ pub fn default_root() -> PathBuf {
     }
 }
 
-/// Reads a memory size: bytes, or a number with K, M, G, T or Ki, Mi, Gi, Ti (all powers of 1024,
-/// as in docker; an optional B at the end is ignored).
+/// Reads a memory size, as [`parse_bytes`] does, that a machine can have.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "ki" | "kib" => 10,
-        "m" | "mb" | "mi" | "mib" => 20,
-        "g" | "gb" | "gi" | "gib" => 30,
-        "t" | "tb" | "ti" | "tib" => 40,
-        _ => {
-            return Err(format!(
-                "`{text}` is no size; write 512M, 2G, 512Mi or plain bytes"
-            ));
-        }
-    };
-    if number.is_empty() {
-        return Err(format!(
-            "`{text}` is no size; write 512M, 2G, 512Mi or plain bytes"
-        ));
-    }
-    let bytes = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(1 << shift));
-    let bytes = bytes.ok_or_else(|| format!("`{text}` is more than any machine has"))?;
+    let bytes = parse_bytes(text)?;
     let size = MemorySize::from_bytes(bytes).map_err(|error: ConfigError| error.to_string())?;
     match host_memory() {
         Some(host) if size.bytes() > host => Err(format!(
@@ -309,6 +300,35 @@ pub fn parse_memory(text: &str) -> Result<MemorySize, String> {
         )),
         _ => Ok(size),
     }
+}
+
+/// Reads a size: bytes, or a number with K, M, G, T or Ki, Mi, Gi, Ti (all powers of 1024, as in docker;
+/// an optional B at the end is ignored).
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("`{text}` is no size; write 512M, 2G, 512Mi or plain bytes");
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "ki" | "kib" => 10,
+        "m" | "mb" | "mi" | "mib" => 20,
+        "g" | "gb" | "gi" | "gib" => 30,
+        "t" | "tb" | "ti" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    if number.is_empty() {
+        return Err(wrong());
+    }
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| format!("`{text}` is more than any machine has"))
 }
 
 /// Bytes of memory that the host has.

@@ -7,24 +7,12 @@
 //! gets somebody's answer. The VMM is not trusted by its sandbox: its packets are bounded and
 //! parsed strictly.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
 use devices::net::NetConfig;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
-use serde::de::DeserializeOwned;
+use devices::rate::RateLimit;
 use serde::{Deserialize, Serialize};
 
 use crate::jail::SeccompMode;
-
-/// Longest packet in bytes.
-pub const MAX_PACKET: usize = 64 * 1024;
-/// Most descriptors that the kernel lets one packet carry (`SCM_MAX_FD`).
-pub const MAX_FDS: usize = 253;
+pub use crate::packet::{MAX_FDS, MAX_PACKET, receive, send};
 
 /// A share as the VMM is told of it; its descriptor is attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +50,8 @@ pub struct Launch {
     pub share_tag: String,
     /// What the guest sees of the host.
     pub shares: Vec<LaunchShare>,
+    /// How fast it may use that.
+    pub disk_limit: RateLimit,
     /// Its network interfaces.
     pub nets: Vec<NetConfig>,
 }
@@ -164,72 +154,11 @@ impl std::fmt::Display for End {
     }
 }
 
-/// Sends `message` with `fds` attached.
-///
-/// # Errors
-/// When it is too long, or the other end is gone.
-pub fn send<T: Serialize>(
-    socket: impl AsFd,
-    message: &T,
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
-    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "too many shares for one pod",
-        ));
-    }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "too many shares for one pod",
-        ));
-    }
-    let parts = [IoSlice::new(&bytes)];
-    rustix::net::sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// Receives one message and its descriptors; `None` when the other end is gone.
-///
-/// # Errors
-/// When it is too long or malformed.
-pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; MAX_PACKET];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        match rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-            other => break other?,
-        }
-    };
-    let mut fds = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    if received.bytes == 0 {
-        return Ok(None);
-    }
-    if received.flags.contains(ReturnFlags::TRUNC) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "packet is too long",
-        ));
-    }
-    let message = serde_json::from_slice(&bytes[..received.bytes])?;
-    Ok(Some((message, fds)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+
     use super::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -261,6 +190,20 @@ mod tests {
         let (a, b) = pair();
         drop(a);
         assert!(receive::<Report>(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_packet_that_is_too_long_is_refused() {
+        let (a, b) = pair();
+        // Cut where a packet ends it would be a message.
+        let mut packet = serde_json::to_vec(&Report::Running { gaps: vec![] }).unwrap();
+        packet.resize(MAX_PACKET + 1, b' ');
+        rustix::io::write(&a, &packet).unwrap();
+        let refused = receive::<Report>(&b).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        packet.pop();
+        rustix::io::write(&a, &packet).unwrap();
+        assert!(receive::<Report>(&b).is_ok());
     }
 
     #[test]

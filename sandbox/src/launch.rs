@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use devices::net::{NetConfig, RateLimit};
+use devices::net::NetConfig;
+use devices::rate::RateLimit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -196,7 +197,11 @@ impl VmmProcess {
             vsock_path: dir.vsock().display().to_string(),
             share_tag: SHARE_TAG.to_owned(),
             shares: config.shares.iter().map(launch_share).collect(),
-            nets: interfaces.iter().map(net_config).collect(),
+            disk_limit: config.disk_limit,
+            nets: interfaces
+                .iter()
+                .map(|interface| net_config(interface, config.net_limit))
+                .collect(),
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
             resources.kvm.as_fd(),
@@ -407,12 +412,12 @@ fn launch_share(share: &Share) -> LaunchShare {
     }
 }
 
-fn net_config(interface: &Interface) -> NetConfig {
+fn net_config(interface: &Interface, limit: RateLimit) -> NetConfig {
     NetConfig {
         mac: interface.mac,
         mtu: interface.mtu,
-        rx_limit: RateLimit::default(),
-        tx_limit: RateLimit::default(),
+        rx_limit: limit,
+        tx_limit: limit,
     }
 }
 

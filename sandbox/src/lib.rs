@@ -23,6 +23,9 @@
 //! - [`oci`]: the OCI configuration of a container.
 //! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
 //! - [`sizing`]: how large a pod's VM is.
+//! - [`monitor`]: pods that other processes find, watch and steer.
+//! - [`logs`]: what containers wrote.
+//! - [`timestamp`], [`packet`]: times and messages as they are written.
 //! - [`logging`]: the log of both processes.
 //! - [`kvm`]: opening `/dev/kvm`, and why it could not be: the checks of `host-check`.
 //!
@@ -52,17 +55,25 @@ pub mod kvm;
 mod launch;
 mod lifeline;
 pub mod logging;
+pub mod logs;
+pub mod monitor;
 pub mod net;
 pub mod oci;
+pub mod packet;
 pub mod pod;
 pub mod rundir;
 pub mod sizing;
+pub mod timestamp;
+
+/// Version of what is said to the guest's agent; that of the initramfs must be the same.
+pub const AGENT_PROTOCOL_VERSION: u32 = agent_protocol::PROTOCOL_VERSION;
 
 pub use assets::{AssetError, GuestAssets};
 pub use config::{PodConfig, Share, ShareError};
 pub use container::{
     ContainerError, ContainerHandle, ContainerRequest, Exit, Process, ProcessHandle, StartFailure,
 };
+pub use devices::rate::{Rate, RateLimit};
 pub use events::{EventSink, PodEvent};
 pub use jail::{JailMode, SeccompMode};
 pub use net::{NetError, Netns, Network, PodNetwork};

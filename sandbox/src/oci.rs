@@ -2,6 +2,7 @@
 
 use agent_protocol::SHARE_PATH;
 use agent_protocol::proto::{self, rootfs};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::ROOTFS;
@@ -47,7 +48,8 @@ const READ_ONLY: [&str; 5] = [
 ];
 
 /// Who a command runs as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct User {
     /// User.
     pub uid: u32,
@@ -110,7 +112,8 @@ impl Stdio {
 }
 
 /// A container's root file system.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rootfs {
     /// Name of the share that holds it.
     pub share: String,
@@ -119,7 +122,8 @@ pub struct Rootfs {
 }
 
 /// Where the changes of a root file system go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Changes {
     /// Into the guest's memory; they vanish with the container.
     Guest,
@@ -219,14 +223,11 @@ impl ContainerConfig {
         self.spec().to_string().into_bytes()
     }
 
-    fn spec(&self) -> Value {
+    /// The same as a value.
+    #[must_use]
+    pub fn spec(&self) -> Value {
         let terminal = matches!(self.stdio, Stdio::Terminal { .. });
-        // As container engines do: another user than root has the bounding set only.
-        let effective: &[&str] = if self.user.uid == 0 {
-            &CAPABILITIES
-        } else {
-            &[]
-        };
+        let effective = effective(self.user.uid);
         json!({
             "ociVersion": "1.0.2",
             "process": {
@@ -268,9 +269,7 @@ impl ContainerConfig {
             env.push("TERM=xterm".into());
         }
         for variable in &self.env {
-            let name = variable.split('=').next().unwrap_or_default();
-            env.retain(|known| known.split('=').next() != Some(name));
-            env.push(variable.clone());
+            set_variable(&mut env, variable);
         }
         env
     }
@@ -320,6 +319,38 @@ impl ContainerConfig {
         }
         mounts
     }
+}
+
+/// Capabilities that `uid` has at once. As container engines do: another user than root has the
+/// bounding set only.
+fn effective(uid: u32) -> &'static [&'static str] {
+    if uid == 0 { &CAPABILITIES } else { &[] }
+}
+
+/// Gives the OCI `process` what `uid` has at once of the capabilities that it may have.
+pub(crate) fn set_capabilities_of(process: &mut Value, uid: u32) {
+    let Some(capabilities) = process.get_mut("capabilities") else {
+        return;
+    };
+    let own = match uid {
+        0 => capabilities.get("bounding").cloned().unwrap_or(json!([])),
+        _ => json!([]),
+    };
+    for set in ["effective", "permitted"] {
+        capabilities[set] = own.clone();
+    }
+    for set in ["inheritable", "ambient"] {
+        if capabilities.get(set).is_some() {
+            capabilities[set] = json!([]);
+        }
+    }
+}
+
+/// Sets `NAME=value` in place of what `NAME` was.
+pub(crate) fn set_variable(env: &mut Vec<String>, variable: &str) {
+    let name = variable.split('=').next().unwrap_or_default();
+    env.retain(|known| known.split('=').next() != Some(name));
+    env.push(variable.to_owned());
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::client::open_stream;
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
-    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest, StreamOpen,
+    AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest, StatsResponse,
+    StreamOpen,
 };
 use agent_protocol::{STREAM_PORT, VersionMismatch};
 use thiserror::Error;
@@ -195,8 +196,8 @@ pub struct Pod {
     kernel_release: String,
     writable_share: AtomicBool,
     network: Mutex<Option<PodNetwork>>,
-    /// Held for its lock, and removed with the pod.
-    _dir: RunDir,
+    /// Held for its lock, and removed with the pod unless it is kept.
+    _dir: Arc<RunDir>,
 }
 
 impl Pod {
@@ -204,11 +205,27 @@ impl Pod {
     ///
     /// # Errors
     /// [`PodError`]; nothing is left behind.
-    pub fn start(mut config: PodConfig) -> Result<Self, PodError> {
-        // What can be wrong with the request comes before what can be wrong with the machine.
-        let kernel = open("--kernel", config.assets.kernel()?)?;
-        let initrd = open("--initrd", config.assets.initrd()?)?;
+    pub fn start(config: PodConfig) -> Result<Self, PodError> {
+        let files = GuestFiles::open(&config)?;
         let dir = RunDir::create(&config.root, &config.name)?;
+        Self::start_with(config, files, Arc::new(dir))
+    }
+
+    /// Starts a VM in a directory that the caller has, and may have more in.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_in(config: PodConfig, dir: Arc<RunDir>) -> Result<Self, PodError> {
+        let files = GuestFiles::open(&config)?;
+        Self::start_with(config, files, dir)
+    }
+
+    fn start_with(
+        mut config: PodConfig,
+        files: GuestFiles,
+        dir: Arc<RunDir>,
+    ) -> Result<Self, PodError> {
+        let GuestFiles { kernel, initrd } = files;
         let kvm = kvm::open()?;
         let vsock = UnixListener::bind(dir.vsock()).map_err(PodError::Connect)?;
         let awaiting = Awaiting::listen(&dir.vsock()).map_err(PodError::Connect)?;
@@ -343,12 +360,16 @@ impl Pod {
     /// # Errors
     /// [`ContainerError::Call`].
     pub fn stats(&self) -> Result<GuestStats, ContainerError> {
+        Ok(self.all_stats()?.guest.take().unwrap_or_default())
+    }
+
+    /// What the guest and all its containers use.
+    pub(crate) fn all_stats(&self) -> Result<StatsResponse, ContainerError> {
         let answer = self.guest.agent.stats(call_context(), &StatsRequest::new());
-        let mut answer = answer.map_err(|error| ContainerError::Call {
+        answer.map_err(|error| ContainerError::Call {
             call: "Stats",
             error,
-        })?;
-        Ok(answer.guest.take().unwrap_or_default())
+        })
     }
 
     /// Connects to a vsock port of the guest.
@@ -468,6 +489,21 @@ impl PodKiller {
     /// Ends the VM as pulling the plug would. Calls to its agent fail from then on.
     pub fn kill(&self) {
         let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Write);
+    }
+}
+
+/// What can be wrong with the request comes before what can be wrong with the machine.
+struct GuestFiles {
+    kernel: (PathBuf, File),
+    initrd: (PathBuf, File),
+}
+
+impl GuestFiles {
+    fn open(config: &PodConfig) -> Result<Self, PodError> {
+        Ok(Self {
+            kernel: open("--kernel", config.assets.kernel()?)?,
+            initrd: open("--initrd", config.assets.initrd()?)?,
+        })
     }
 }
 

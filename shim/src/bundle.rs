@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use sandbox::bundle::Bundle;
-use sandbox::sizing::{Limits, Size};
+use sandbox::sizing::{self, Limits, Size};
+use sandbox::{Netns, Network, PodConfig};
 
 /// Directory of all pods' runtime directories and sockets.
 const ROOT: &str = "/run/podvmm-shim";
@@ -52,6 +53,29 @@ pub fn role(bundle: &Bundle) -> anyhow::Result<Role> {
         }
         Some(other) => bail!("annotation {CONTAINER_TYPE}: unknown type {other:?}"),
     }
+}
+
+/// The VM for the pod `id`, whose first container's bundle this is. Of the annotations, which are
+/// anybody's who may make pods, it goes by those that [`limits`] reads as numbers, and by no other.
+pub fn vm(namespace: &str, id: &str, bundle: &Bundle, role: &Role) -> anyhow::Result<PodConfig> {
+    let size = sizing::Rule::default().size(limits(bundle, role));
+    let size = size.context("the pod's limits")?;
+    let mut config = PodConfig::new(id);
+    config.root = root(namespace);
+    config.vcpus = size.vcpus;
+    config.memory = size.memory;
+    config.hostname = bundle.hostname().unwrap_or_default().to_owned();
+    if let Some(path) = bundle.network_namespace() {
+        let mut network = Network::new(Netns::open(path)?);
+        // What a pod may reach is for the cluster's network policies to say, as for other runtimes.
+        network.allow_metadata = true;
+        config.network = Some(network);
+    }
+    if *role == Role::Sandbox {
+        config.sysctls = bundle.sysctls();
+        config.shm_size = shm_size(bundle);
+    }
+    Ok(config)
 }
 
 /// What a pod's containers may use at most, as far as is known when the pod starts.
@@ -175,7 +199,7 @@ mod tests {
             cpu_millis: Some(1000),
             memory: Some(1 << 30),
         };
-        let size = sandbox::sizing::Rule::default().size(of_pod).unwrap();
+        let size = sizing::Rule::default().size(of_pod).unwrap();
         let limits = |cpu_millis, memory| Limits { cpu_millis, memory };
         assert_eq!(excess(limits(Some(2000), Some(3 << 30)), size), None);
         assert_eq!(excess(limits(None, None), size), None);
@@ -197,3 +221,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "steering_tests.rs"]
+mod steering_tests;

@@ -16,8 +16,8 @@ use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
 use sandbox::bundle::{Bundle, process_for_guest};
-use sandbox::sizing::{self, Size};
-use sandbox::{EventSink, Exit, Netns, Network, Pod as Vm, PodConfig, PodEvent};
+use sandbox::sizing::Size;
+use sandbox::{EventSink, Exit, Pod as Vm, PodEvent};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
@@ -208,25 +208,9 @@ impl Pod {
         if let Some(path) = bundle.cgroups_path().filter(|path| !path.is_empty()) {
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
-        let size = sizing::Rule::default()
-            .size(bundle::limits(bundle, role))
-            .context("the pod's limits")?;
-        let _ = self.size.set(size);
-        let mut config = PodConfig::new(&self.args.id);
-        config.root = bundle::root(&self.args.namespace);
-        config.vcpus = size.vcpus;
-        config.memory = size.memory;
-        config.hostname = bundle.hostname().unwrap_or_default().to_owned();
-        if let Some(path) = bundle.network_namespace() {
-            let mut network = Network::new(Netns::open(path)?);
-            // What a pod may reach is for the cluster's network policies to say, as for other runtimes.
-            network.allow_metadata = true;
-            config.network = Some(network);
-        }
-        if *role == Role::Sandbox {
-            config.sysctls = bundle.sysctls();
-            config.shm_size = bundle::shm_size(bundle);
-        }
+        let mut config = bundle::vm(&self.args.namespace, &self.args.id, bundle, role)?;
+        let (vcpus, memory) = (config.vcpus, config.memory);
+        let _ = self.size.set(Size { vcpus, memory });
         config.boot_timeout = BOOT_TIMEOUT;
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();

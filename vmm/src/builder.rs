@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use devices::VirtioDevice;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::events::ThreadHook;
@@ -26,7 +27,8 @@ pub enum ConfigError {
 }
 
 /// A number of vCPUs that a machine can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct VcpuCount(u8);
 
 impl VcpuCount {
@@ -51,8 +53,37 @@ impl VcpuCount {
     }
 }
 
+impl TryFrom<u64> for VcpuCount {
+    type Error = ConfigError;
+
+    fn try_from(count: u64) -> Result<Self, ConfigError> {
+        Self::new(count)
+    }
+}
+
+impl From<VcpuCount> for u64 {
+    fn from(count: VcpuCount) -> Self {
+        count.0.into()
+    }
+}
+
+impl TryFrom<u64> for MemorySize {
+    type Error = ConfigError;
+
+    fn try_from(bytes: u64) -> Result<Self, ConfigError> {
+        Self::from_bytes(bytes)
+    }
+}
+
+impl From<MemorySize> for u64 {
+    fn from(size: MemorySize) -> Self {
+        size.0
+    }
+}
+
 /// A memory size that a machine can have, in bytes, a multiple of 4 KiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct MemorySize(u64);
 
 impl MemorySize {

@@ -13,6 +13,9 @@ use super::root::Root;
 use super::transaction::{Content, Transaction, digest_if_there};
 use super::{finish, pods, restart};
 
+/// Where pods have their state while they run; pods leave these empty.
+const RUNTIME: [&str; 2] = ["/run/podvmm", "/run/podvmm-shim"];
+
 /// Takes out what was installed; gives the status.
 pub fn uninstall(args: &Uninstall) -> anyhow::Result<u8> {
     let common = &args.common;
@@ -108,6 +111,14 @@ fn take_out(
     for dir in manifest.directories.iter().rev() {
         // One that others have put something into stays.
         let _ = fs::remove_dir(root.resolve(dir)?);
+    }
+    for dir in RUNTIME {
+        let dir = root.resolve(Path::new(dir))?;
+        // containerd's namespaces, while there is something in them, hold the one above.
+        for namespace in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(namespace.path());
+        }
+        let _ = fs::remove_dir(dir);
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::rate::RateLimit;
+
 /// Length of the tag field in the configuration space (virtio-v1.2 §5.11.4).
 const TAG_BYTES: usize = 36;
 /// Most request queues that one device has.
@@ -89,6 +91,9 @@ pub struct FsSettings {
     pub hides_ids: bool,
     /// Announce each export as a mount of its own (own device number in the guest).
     pub announce_submounts: bool,
+    /// What all queues together may do. Bytes are those of requests and replies, and those that the
+    /// host copies from file to file.
+    pub limit: RateLimit,
 }
 
 impl Default for FsSettings {
@@ -102,6 +107,7 @@ impl Default for FsSettings {
             ownership: Ownership::Requested,
             hides_ids: false,
             announce_submounts: false,
+            limit: RateLimit::default(),
         }
     }
 }
@@ -117,6 +123,7 @@ pub struct FsConfig {
     pub(super) ownership: Ownership,
     pub(super) hides_ids: bool,
     pub(super) announce_submounts: bool,
+    pub(super) limit: RateLimit,
 }
 
 impl TryFrom<FsSettings> for FsConfig {
@@ -147,6 +154,7 @@ impl TryFrom<FsSettings> for FsConfig {
             ownership: settings.ownership,
             hides_ids: settings.hides_ids,
             announce_submounts: settings.announce_submounts,
+            limit: settings.limit,
         })
     }
 }

@@ -220,3 +220,80 @@ impl<'a> Input<'a> {
         T::read_from_bytes(self.take(size_of::<T>())?).map_err(|_| InvalidFsState::Damaged { at })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> FsStateV1 {
+        FsStateV1 {
+            token: 7,
+            flags: Some(5),
+            last_node: 9,
+            last_handle: 3,
+            exports: vec![b"root".to_vec()],
+            nodes: vec![NodeV1 {
+                id: 2,
+                parent: 1,
+                lookups: 1,
+                export: 0,
+                kind: 0o040_000,
+                name: b"root".to_vec(),
+            }],
+            handles: vec![HandleV1 {
+                fh: 3.into(),
+                node: 2.into(),
+                flags: 0.into(),
+                directory: 1.into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn what_was_saved_comes_back() {
+        assert_eq!(FsStateV1::restore(&state().save()), Ok(state()));
+    }
+
+    #[test]
+    fn case_21_a_state_of_another_device_or_version_is_refused() {
+        for change in [
+            |state: &mut DeviceState| state.kind = DeviceKind::Rng,
+            |state: &mut DeviceState| state.version = 2,
+        ] {
+            let mut bad = state().save();
+            change(&mut bad);
+            let refused = FsStateV1::restore(&bad);
+            assert!(matches!(refused, Err(InvalidFsState::Foreign { .. })));
+        }
+    }
+
+    #[test]
+    fn case_21_lengths_that_lie_are_refused() {
+        let good = state().save();
+        let damaged = |payload: Vec<u8>| {
+            let state = DeviceState {
+                payload,
+                ..good.clone()
+            };
+            let refused = FsStateV1::restore(&state);
+            assert!(
+                matches!(refused, Err(InvalidFsState::Damaged { .. })),
+                "{refused:?}"
+            );
+        };
+        for end in 0..good.payload.len() {
+            damaged(good.payload[..end].to_vec());
+        }
+        damaged([&good.payload[..], &[0]].concat());
+        // The counts of exports, nodes and handles, the length of the export's name and that of the node's.
+        let name = size_of::<Head>();
+        let node = name + 4 + 4 + std::mem::offset_of!(NodeHead, name_len);
+        for at in [36, 40, 44, name, node] {
+            for lie in [u32::MAX, i32::MAX as u32, 1 << 20] {
+                let mut payload = good.payload.clone();
+                payload[at..at + 4].copy_from_slice(&lie.to_le_bytes());
+                damaged(payload);
+            }
+        }
+    }
+}

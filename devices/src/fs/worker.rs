@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -48,6 +49,7 @@ impl Worker {
     pub fn ask_to_stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         let _ = self.kick.write(1);
+        self.thread.thread().unpark();
     }
 
     /// Waits for the thread's end and gives the queue back.
@@ -84,17 +86,38 @@ fn serve_available(
     let memory = Arc::clone(queue.memory());
     loop {
         queue.disable_kicks()?;
-        while !stop.load(Ordering::SeqCst) && queue.pop(chain)? {
-            let answered = server.answer(chain.reader(&memory), chain.writer(&memory), scratch);
+        loop {
+            if let Some(until) = server.blocked_until(Instant::now()) {
+                // The driver need not wait for what is done.
+                queue.notify()?;
+                sleep(until, stop);
+            }
+            if stop.load(Ordering::SeqCst) || !queue.pop(chain)? {
+                break;
+            }
+            let reader = chain.reader(&memory);
+            let asked = reader.available();
+            let answered = server.answer(reader, chain.writer(&memory), scratch);
             let written = answered.map_err(|fault| Fault::Request {
                 queue: queue.index(),
                 fault,
             })?;
+            server.count(asked + written);
             queue.push_used(chain.head(), u32::try_from(written).unwrap_or(u32::MAX))?;
         }
         queue.notify()?;
         if !queue.enable_kicks()? || stop.load(Ordering::SeqCst) {
             return Ok(());
         }
+    }
+}
+
+/// Sleeps until then, or until the thread is to end.
+fn sleep(until: Instant, stop: &AtomicBool) {
+    while !stop.load(Ordering::SeqCst)
+        && let Some(left) = until.checked_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        thread::park_timeout(left);
     }
 }

@@ -1,13 +1,13 @@
 //! What a network device is made of: settings as they come in, and types that cannot be wrong.
 
 use std::fmt;
-use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::spec::{ETHERNET_HEADER, VLAN_TAG};
+use crate::rate::RateLimit;
 
 /// Settings that are not what the device needs.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -138,26 +138,6 @@ impl From<Mtu> for u32 {
     }
 }
 
-/// How much of something may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rate {
-    /// On average.
-    pub per_second: NonZeroU64,
-    /// At once, after a time of rest.
-    pub burst: NonZeroU64,
-}
-
-/// What may pass in one direction; `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RateLimit {
-    /// Bytes of frames.
-    pub bytes: Option<Rate>,
-    /// Frames, a large segment being one.
-    pub frames: Option<Rate>,
-}
-
 /// Everything that a network device is made of, besides its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,7 +146,7 @@ pub struct NetConfig {
     pub mac: MacAddress,
     /// The guest's MTU; longer frames of the guest are dropped.
     pub mtu: Mtu,
-    /// What the guest may receive.
+    /// What the guest may receive. A large segment is one request.
     #[serde(default)]
     pub rx_limit: RateLimit,
     /// What the guest may send.

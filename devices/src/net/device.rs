@@ -12,7 +12,6 @@ use zerocopy::IntoBytes;
 use super::backend::{NetBackend, Offloads};
 use super::config::NetConfig;
 use super::counters::{Counters, NetCounters};
-use super::rate::Limiter;
 use super::spec::{
     Config, F_CSUM, F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_USO4, F_GUEST_USO6,
     F_HOST_TSO4, F_HOST_TSO6, F_HOST_USO, F_MAC, F_MRG_RXBUF, F_MTU, F_STATUS, HEADER_SIZE,
@@ -22,6 +21,7 @@ use super::state::{InvalidNetState, NetStateV1};
 use super::worker::{self, Direction, Parts, Terms, Watch};
 use crate::device::{ActivateError, Activation, ActiveDevice, DeviceKind, Stopped, VirtioDevice};
 use crate::queue::{QueueFault, QueueSize};
+use crate::rate::Limiter;
 
 const fn size(entries: u16) -> QueueSize {
     match QueueSize::new(entries) {

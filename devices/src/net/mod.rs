@@ -39,7 +39,6 @@ mod config;
 mod counters;
 mod device;
 mod frame;
-mod rate;
 mod rx;
 pub mod spec;
 mod state;
@@ -51,7 +50,7 @@ mod worker;
 mod tests;
 
 pub use backend::{NetBackend, Offloads, Tap, TapError};
-pub use config::{InvalidNetConfig, MacAddress, Mtu, NetConfig, Rate, RateLimit};
+pub use config::{InvalidNetConfig, MacAddress, Mtu, NetConfig};
 pub use counters::{NetCounters, NetUsage};
 pub use device::Net;
 pub use state::{InvalidNetState, NetStateV1};

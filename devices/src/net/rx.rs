@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::config::NetConfig;
 use super::counters::Counters;
 use super::device::NetFault;
-use super::rate::Limiter;
 use super::spec::{
     ETHERNET_HEADER, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_USO4, F_GUEST_USO6, F_MRG_RXBUF,
     HEADER_SIZE, MAX_FRAME,
@@ -17,6 +16,7 @@ use super::vectors::{MAX_VECTORS, Received, Room};
 use super::worker::Direction;
 use crate::Memory;
 use crate::queue::{ActiveQueue, Chain};
+use crate::rate::Limiter;
 
 /// Frames in one pass, so that the other direction gets its share.
 const MAX_PASS: usize = 128;

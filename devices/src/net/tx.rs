@@ -9,12 +9,12 @@ use super::config::NetConfig;
 use super::counters::Counters;
 use super::device::NetFault;
 use super::frame::Rules;
-use super::rate::Limiter;
 use super::rx::Rest;
 use super::vectors::{NoFrame, Outgoing};
 use super::worker::Direction;
 use crate::Memory;
 use crate::queue::{ActiveQueue, Chain};
+use crate::rate::Limiter;
 
 /// Frames in one pass, so that the other direction gets its share.
 const MAX_PASS: usize = 128;

@@ -12,10 +12,10 @@ use super::backend::NetBackend;
 use super::config::NetConfig;
 use super::counters::Counters;
 use super::device::NetFault;
-use super::rate::Limiter;
 use super::rx::{Rest, Rx};
 use super::tx::Tx;
 use crate::queue::ActiveQueue;
+use crate::rate::Limiter;
 
 const STOP: u64 = 0;
 const RX_KICK: u64 = 1;

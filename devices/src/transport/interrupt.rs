@@ -129,3 +129,46 @@ impl Interrupt for MmioInterrupt {
         self.raise(CONFIG_CHANGE);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// Lines that this thread has logged.
+        static LINES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Counts lines, each thread its own: other tests log as well.
+    struct Count;
+
+    impl log::Log for Count {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, _: &log::Record<'_>) {
+            LINES.set(LINES.get() + 1);
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn case_08_a_fault_is_logged_once_for_each_life() {
+        log::set_logger(&Count).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+        let line = EventFd::new(libc::EFD_CLOEXEC).unwrap();
+        let interrupt = MmioInterrupt::new(DeviceKind::Fs, line);
+        for life in 1..=3 {
+            for fault in 0..100 {
+                interrupt.needs_reset(&fault);
+            }
+            assert_eq!(LINES.get(), life);
+            // The driver's reset.
+            interrupt.clear();
+        }
+    }
+}

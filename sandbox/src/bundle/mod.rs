@@ -125,8 +125,15 @@ impl Bundle {
             return Err(BundleError::TooLong { path, length });
         }
         let text = std::fs::read(&path).map_err(read)?;
-        let spec: serde_json::Map<String, Value> =
-            serde_json::from_slice(&text).map_err(|source| BundleError::Json { path, source })?;
+        Self::from_json(&text).map_err(|source| BundleError::Json { path, source })
+    }
+
+    /// Takes a configuration as text.
+    ///
+    /// # Errors
+    /// When it is no JSON object.
+    pub fn from_json(text: &[u8]) -> serde_json::Result<Self> {
+        let spec: serde_json::Map<String, Value> = serde_json::from_slice(text)?;
         Ok(Self {
             spec: Value::Object(spec),
         })

@@ -50,7 +50,7 @@ fn bind_mounts_become_shares_with_their_access() {
 }
 
 #[test]
-fn what_concerns_the_host_alone_is_left_out() {
+fn case_16_what_concerns_the_host_alone_is_left_out() {
     let (spec, _) = translated(spec()).unwrap();
     assert_eq!(spec.get("annotations"), None);
     assert_eq!(spec["process"].get("apparmorProfile"), None);

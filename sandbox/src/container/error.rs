@@ -3,6 +3,7 @@
 use std::io;
 
 use agent_protocol::client::OpenStreamError;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a container could not do something.
@@ -33,7 +34,8 @@ pub enum ContainerError {
 }
 
 /// Why a command could not be executed, as shells tell it apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StartFailure {
     /// No such file: a shell's status 127.
     NotFound,

@@ -24,6 +24,7 @@ pub use process::{Exit, Process, ProcessHandle};
 use crate::guest::{Guest, call_context};
 use crate::oci::{Rootfs, Stdio};
 use error::call;
+use serde::{Deserialize, Serialize};
 
 /// A container as the agent is asked for it.
 #[derive(Clone, Debug)]
@@ -43,7 +44,8 @@ pub struct ContainerRequest {
 }
 
 /// A compiled seccomp filter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SeccompFilter {
     /// An array of `struct sock_filter`.
     pub program: Vec<u8>,

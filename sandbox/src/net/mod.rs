@@ -46,6 +46,7 @@ mod tests;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use devices::net::{InvalidNetConfig, MacAddress, Mtu};
@@ -201,6 +202,27 @@ impl PodNetwork {
         let inside = Arc::clone(&netns);
         netns.run(move || join_here(inside, allow_metadata))
     }
+}
+
+/// Takes away what a pod has left in the network namespace `path` whose monitor and VMM are gone. One
+/// that another pod has joined since stays as it is.
+///
+/// # Errors
+/// [`NetError`] names what is in the way.
+pub fn clean(path: &Path) -> Result<(), NetError> {
+    let netns = Netns::open(path)?;
+    netns.run(|| {
+        let mut netlink = open()?;
+        let links = link::links(&mut netlink).map_err(failed("list the interfaces"))?;
+        if links.iter().any(is_tap_of_ours) {
+            return Ok(());
+        }
+        for link in links.iter().filter(|link| link.is_ethernet_up()) {
+            redirect::remove(&mut netlink, link.index)
+                .map_err(failed("take the redirection away"))?;
+        }
+        Ok(())
+    })
 }
 
 /// Interfaces whose ingress is redirected, and to which taps.

@@ -8,7 +8,10 @@
 
 mod payload;
 
-use payload::{Bed, Try};
+use std::fs;
+use std::time::{Duration, Instant};
+
+use payload::{Bed, Running, Try};
 
 /// A way out.
 struct Way {
@@ -153,4 +156,47 @@ fn what_the_filter_alone_refuses_works_without_it() {
             assert!(outcome.worked(), "{name}: {outcome:?}");
         }
     }
+}
+
+/// Number of the process in the jail, once it has gone in: it has one mount then. `None` if it has ended.
+fn jailed(running: &mut Running) -> Option<u32> {
+    let warden = running.child.id();
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let children = fs::read_to_string(format!("/proc/{warden}/task/{warden}/children"));
+        let child = children.unwrap_or_default().trim().parse().ok();
+        let mounts = child.map(|pid: u32| fs::read_to_string(format!("/proc/{pid}/mountinfo")));
+        if let Some(Ok(mounts)) = mounts
+            && mounts.lines().count() == 1
+        {
+            return child;
+        }
+        if running.child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        assert!(Instant::now() < until, "there is more than one mount");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_jailed_process_has_namespaces_and_a_root_of_its_own() {
+    let bed = Bed::new();
+    let mut running = bed.start(&Try::new("wait"));
+    let Some(pid) = jailed(&mut running) else {
+        assert!(running.wait().is_no_jail(None));
+        return;
+    };
+    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "shared namespace: {kind}");
+    }
+    let root = fs::read_dir(format!("/proc/{pid}/root")).unwrap();
+    assert_eq!(
+        root.count(),
+        0,
+        "the root directory is the one that was given"
+    );
+    rustix::net::shutdown(&running.control, rustix::net::Shutdown::Write).unwrap();
+    assert!(running.wait().worked());
 }

@@ -88,8 +88,6 @@ fn in_sequence(node: Node<'_>) -> Result<()> {
         before
             .expect_no_more()
             .with_context(|| format!("after pod {number}"))?;
-        // For whoever waits, and the lab, which takes silence for an end.
-        println!("  {number} of {count}");
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ fn on_a_machine(script: &str) -> Outcome {
     command.arg(work.path()).arg(&archive).arg(repository);
     command
         .env_clear()
-        .env("PATH", format!("{containerd}:{PATH}"))
+        .env("PATH", format!("/usr/local/bin:{containerd}:{PATH}"))
         .env("HOME", "/root");
     if let Some(lab) = std::env::var_os("LAB") {
         command.env("LAB", lab);
@@ -150,7 +150,7 @@ podvmm/bin/podvmm uninstall
 rm -rf podvmm podvmm.tar.gz
 stop_containerd
 state >after
-diff before after || fail "left behind"
+diff before after >&2 || fail "left behind"
 "#;
     let outcome = on_a_machine(&script).status(0);
     let text = outcome.text();
@@ -195,13 +195,13 @@ try() {{ # NAME: what is there has to stay, and the handler to come and go
   "$podvmm" install --json >again
   ! grep -qE '"action": "(new|changed)"' again || fail "$1: not the same the second time"
   "$podvmm" uninstall >/dev/null
-  state | diff before.state - || fail "$1: left behind"
+  state | diff before.state - >&2 || fail "$1: left behind"
 }}
 refused() {{ # NAME WORD: nothing is done
   state >before.state; status=0
   "$podvmm" install >outcome 2>&1 || status=$?
   [ "$status" = 2 ] && grep -q "$2" outcome || {{ cat outcome >&2; fail "$1: status $status"; }}
-  state | diff before.state - || fail "$1: changed"
+  state | diff before.state - >&2 || fail "$1: changed"
 }}
 {more}
 "#
@@ -297,7 +297,7 @@ mknod -m 666 /dev/null c 1 3
 state >before.state; status=0
 "$podvmm" install || status=$?
 [ "$status" = 1 ] || fail "install ended with $status"
-state | diff before.state - || fail "changed"
+state | diff before.state - >&2 || fail "changed"
 echo '== forced'
 "$podvmm" install --force
 "$podvmm" uninstall >/dev/null

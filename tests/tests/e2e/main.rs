@@ -11,6 +11,7 @@
 mod bad_input;
 mod check;
 mod command;
+mod deaths;
 mod files;
 mod harness;
 mod hostile;
@@ -20,6 +21,7 @@ mod left_behind;
 mod life;
 mod network;
 mod no_kvm;
+mod pods;
 mod rootfs;
 mod streams;
 mod terminal;

@@ -11,6 +11,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
 use crate::harness::{Bench, guest_dir, podvmm, slowness};
+use crate::pods::Pod;
 use crate::rootfs;
 
 /// A terminal with podvmm on it, and a user who types and reads.
@@ -32,6 +33,13 @@ fn size(rows: u16, columns: u16) -> Winsize {
 
 impl Terminal {
     fn open(script: &str) -> Self {
+        let root = rootfs::shared().to_str().expect("it is a plain path");
+        Self::open_with(&[
+            "run", "-i", "-t", "--rootfs", root, "--", "sh", "-c", script,
+        ])
+    }
+
+    fn open_with(args: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
             .expect("a pty can be made");
         grantpt(&master).expect("it is ours");
@@ -49,9 +57,7 @@ impl Terminal {
         let child = Command::new("setsid")
             .args(["--ctty", "--wait"])
             .arg(podvmm())
-            .args(["run", "-i", "-t", "--rootfs"])
-            .arg(rootfs::shared())
-            .args(["--", "sh", "-c", script])
+            .args(args)
             .env("PODVMM_GUEST_DIR", guest_dir())
             .env("TERM", "xterm")
             .stdin(stdio())
@@ -195,6 +201,29 @@ fn a_shell_can_be_used() {
     let _bench = Bench::new();
     let mut terminal = Terminal::open("PS1='prompt> ' exec sh -i");
     terminal.wait_for("prompt> ");
+    terminal.types("echo $((6 * 7))\r");
+    terminal.wait_for("\n42");
+    terminal.types("exit 11\r");
+    terminal.ends_with(11);
+}
+
+#[test]
+fn a_shell_can_be_added_to_a_pod_that_runs() {
+    let _bench = Bench::new();
+    let _pod = Pod::start("e2e-tty", &[], "sleep 1000");
+    let shell = "PS1='prompt> ' exec sh -i";
+    let mut terminal = Terminal::open_with(&["exec", "-it", "e2e-tty", "--", "sh", "-c", shell]);
+    terminal.wait_for("prompt> ");
+    terminal.types("stty size; tty\r");
+    terminal.wait_for("33 101");
+    terminal.wait_for("/dev/pts/");
+    tcsetwinsize(&terminal.master, size(44, 132)).unwrap();
+    std::thread::sleep(Duration::from_millis(300) * slowness());
+    terminal.types("stty size\r");
+    terminal.wait_for("44 132");
+    terminal.types("sleep 1000\r");
+    std::thread::sleep(Duration::from_millis(100) * slowness());
+    terminal.types("\x03");
     terminal.types("echo $((6 * 7))\r");
     terminal.wait_for("\n42");
     terminal.types("exit 11\r");

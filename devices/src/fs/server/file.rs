@@ -225,6 +225,7 @@ impl Server {
             Some(&mut off_out),
             len as usize,
         )?;
+        self.count_copied(copied as u64);
         reply_size(copied as u64, out)
     }
 

@@ -25,7 +25,8 @@ mod xattr;
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -37,6 +38,7 @@ use super::config::FsConfig;
 use super::export::ExportSet;
 use super::spec::{InHeader, Opcode, OutHeader, ROOT};
 use crate::queue::{ChainReader, ChainWriter};
+use crate::rate::Limiter;
 
 /// A request that cannot even be refused: there is no room for the header of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +73,8 @@ pub struct Server {
     /// `/proc/self/fd`, through which descriptors are opened anew. Held, so that a process that has
     /// moved to an empty root can still do so.
     proc_fds: OwnedFd,
+    /// Lives as long as the server: neither a pause nor a reset fills its buckets.
+    limiter: Option<Mutex<Limiter>>,
 }
 
 impl Server {
@@ -83,8 +87,34 @@ impl Server {
             last_saved: state::LastSaved::default(),
             exports: ExportSet::default(),
             gives_files_away: may_give_files_away(),
+            limiter: Some(Limiter::new(config.limit))
+                .filter(Limiter::is_limited)
+                .map(Mutex::new),
             config,
             proc_fds,
+        }
+    }
+
+    /// Until when no request may be served, if not now.
+    pub(super) fn blocked_until(&self, now: Instant) -> Option<Instant> {
+        let limiter = self.limiter.as_ref()?;
+        let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        limiter.blocked_until(now)
+    }
+
+    /// Books a request that was served.
+    pub(super) fn count(&self, bytes: usize) {
+        if let Some(limiter) = &self.limiter {
+            let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
+            limiter.take(bytes);
+        }
+    }
+
+    /// Books bytes that went from file to file.
+    fn count_copied(&self, bytes: u64) {
+        if let Some(limiter) = &self.limiter {
+            let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
+            limiter.take_more(bytes);
         }
     }
 
@@ -221,10 +251,7 @@ impl Server {
         self.handles.close_export(export.id);
         for node in self.nodes.all() {
             if node.key.export == export.id {
-                let mut fd = node
-                    .fd
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut fd = node.fd.lock().unwrap_or_else(PoisonError::into_inner);
                 *fd = None;
             }
         }

@@ -1,6 +1,7 @@
 //! Nothing grows without bound, nothing malformed gets through.
 
 use std::fs;
+use std::sync::Arc;
 
 use libc::{EBADF, EINVAL, ENFILE, ENOSYS, ESTALE, O_RDONLY};
 use vm_memory::{Bytes, GuestAddress};
@@ -255,6 +256,10 @@ fn case_05_a_reset_ends_all_io_before_it_returns() {
     let dir = Dir::new();
     dir.write("big", vec![0x55; 1 << 20]);
     let mut client = client(&dir);
+    client.driver().write(0x70, 0);
+    let holders_when_idle = Arc::strong_count(client.driver().memory());
+    client.driver().bring_up(!0);
+    client.say_hello().expect("INIT");
     for _ in 0..20 {
         let node = client.walk("ro/big").expect("walk");
         let fh = client.open(node, O_RDONLY).expect("open").fh;
@@ -271,6 +276,11 @@ fn case_05_a_reset_ends_all_io_before_it_returns() {
         }
         client.driver().kick(1);
         client.driver().write(0x70, 0);
+        let holders = Arc::strong_count(client.driver().memory());
+        assert_eq!(
+            holders, holders_when_idle,
+            "no worker has guest memory any more"
+        );
         // Whatever was being read is over: the guest may use its memory for other things now.
         let memory = client.driver().memory().clone();
         let pattern = vec![0xaa; 20 << 20];

@@ -79,13 +79,16 @@ fn holes_copies_and_space() {
     client
         .call(Opcode::Lseek, a.nodeid, &[seek.as_bytes()], 8)
         .expect("SEEK_HOLE");
-    let sync = spec::FsyncIn {
-        fh: fa.fh,
-        ..spec::FsyncIn::default()
-    };
-    client
-        .call(Opcode::Fsync, a.nodeid, &[sync.as_bytes()], 0)
-        .expect("fsync");
+    for fsync_flags in [0, spec::FSYNC_FDATASYNC] {
+        let sync = spec::FsyncIn {
+            fh: fa.fh,
+            fsync_flags,
+            ..spec::FsyncIn::default()
+        };
+        client
+            .call(Opcode::Fsync, a.nodeid, &[sync.as_bytes()], 0)
+            .expect("fsync");
+    }
     let reply = client.call(Opcode::Statfs, rw, &[], 4096).expect("statfs");
     assert!(StatfsOut::read_from_bytes(&reply).expect("statfs").blocks > 0);
     client

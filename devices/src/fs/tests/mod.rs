@@ -4,6 +4,7 @@ mod attacks;
 mod bounds;
 mod files;
 mod life;
+mod limits;
 mod operations;
 mod privileges;
 

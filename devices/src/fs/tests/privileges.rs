@@ -98,6 +98,34 @@ fn case_12_new_files_belong_to_the_caller_and_get_set_id_bits_last() {
     assert_eq!(owner("fifo"), (1234, 5678, 0o600));
 }
 
+/// A server that may not give files away, as that of an ordinary user.
+#[test]
+fn case_12_a_file_that_cannot_be_given_away_has_no_set_id_bits() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let dir = Dir::new();
+    // Workers have the capabilities of the thread that starts them.
+    let made = std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut sets = capabilities(None).expect("capabilities");
+            sets.effective -= CapabilitySet::CHOWN;
+            set_capabilities(None, sets).expect("fewer capabilities");
+            let mut client = client(&dir);
+            let rw = client.walk("rw").expect("rw");
+            client.caller = (1234, 5678);
+            client.create(rw, "file", O_RDWR, 0o6755).expect("create");
+            let made = client.mknod(rw, "other", S_IFREG | 0o6755, 0);
+            made.expect("mknod");
+        });
+        server.join()
+    });
+    made.expect("the server's thread");
+    for name in ["file", "other"] {
+        let meta = fs::metadata(dir.path(name)).expect("meta");
+        assert_eq!(meta.uid(), rustix::process::geteuid().as_raw());
+        assert_eq!(meta.mode() & 0o7777, 0o755, "{name}");
+    }
+}
+
 #[test]
 fn case_12_no_stranger_gets_the_set_group_id_of_a_directory() {
     if !is_root() {

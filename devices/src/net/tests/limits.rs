@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::net::Rate;
+use crate::rate::Rate;
 
 fn rate(per_second: u64, burst: u64) -> Option<Rate> {
     Some(Rate {
@@ -17,7 +17,7 @@ fn rate(per_second: u64, burst: u64) -> Option<Rate> {
 fn a_limited_direction_takes_its_time_and_loses_nothing() {
     let (mut host, backend) = Host::pair();
     let mut config = config();
-    config.tx_limit.frames = rate(100, 5);
+    config.tx_limit.requests = rate(100, 5);
     let mut guest = GuestNet::start(Box::new(Net::new(config, backend)));
     let start = Instant::now();
     for i in 0..25 {
@@ -55,7 +55,7 @@ fn a_limited_guest_receives_at_its_rate() {
 fn a_pause_is_no_way_around_a_limit() {
     let (mut host, backend) = Host::pair();
     let mut config = config();
-    config.tx_limit.frames = rate(50, 1);
+    config.tx_limit.requests = rate(50, 1);
     let mut guest = GuestNet::start(Box::new(Net::new(config, backend)));
     let start = Instant::now();
     for i in 0..6 {

@@ -10,7 +10,8 @@ mod transmit;
 use std::sync::Arc;
 
 use super::spec::{GSO_TCPV4, Header, NEEDS_CSUM};
-use super::{Mtu, Net, NetBackend, NetConfig, RateLimit};
+use super::{Mtu, Net, NetBackend, NetConfig};
+use crate::rate::RateLimit;
 use crate::testkit::net::{GuestNet, Host};
 
 /// The index of events, by which doorbells and interrupts are held back.

@@ -190,6 +190,7 @@ fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Res
         // The guest picks a queue by CPU; each is a thread here.
         request_queues: launch.vcpus.clamp(1, MAX_FS_QUEUES) as u16,
         hides_ids: jail.hides_ids,
+        limit: launch.disk_limit,
         ..Default::default()
     };
     let config = FsConfig::try_from(settings).map_err(|error| with_causes(&error))?;

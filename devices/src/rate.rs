@@ -1,37 +1,85 @@
-//! Token buckets: how much may pass, on average and at once.
+//! Token buckets: how much a guest may move, on average and at once.
+//!
+//! ```text
+//!   time ──per_second──▶ bucket, at most burst ──take──▶ bytes, requests
+//! ```
+//!
+//! A request is let through whole as long as anything is left in the buckets, and what it took too much
+//! is paid off by those after it. So nothing is split, and no size is too large for a limit.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-use super::config::{Rate, RateLimit};
+use serde::{Deserialize, Serialize};
 
 const NANOS: u128 = 1_000_000_000;
+/// The part of a second whose amount [`Rate::per_second`] lets pass at once.
+const BURST: u64 = 10;
 
-/// One direction's limits.
+/// How much of something may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// On average.
+    pub per_second: NonZeroU64,
+    /// At once, after a time of rest.
+    pub burst: NonZeroU64,
+}
+
+impl Rate {
+    /// So much in a second, and of it a tenth at once.
+    #[must_use]
+    pub fn per_second(amount: NonZeroU64) -> Self {
+        Self {
+            per_second: amount,
+            burst: NonZeroU64::new(amount.get() / BURST).unwrap_or(NonZeroU64::MIN),
+        }
+    }
+}
+
+/// What may pass; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// Bytes.
+    pub bytes: Option<Rate>,
+    /// Frames of a network, requests of a file system.
+    pub requests: Option<Rate>,
+}
+
+/// The limits of a device, or of one of its directions.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     buckets: [Option<Bucket>; 2],
 }
 
 impl Limiter {
     pub fn new(limit: RateLimit) -> Self {
         Self {
-            buckets: [limit.bytes, limit.frames].map(|rate| rate.map(Bucket::new)),
+            buckets: [limit.bytes, limit.requests].map(|rate| rate.map(Bucket::new)),
         }
     }
 
-    /// Whether there is anything to ask before a frame passes.
+    /// Whether there is anything to ask before a request passes.
     pub fn is_limited(&self) -> bool {
         self.buckets.iter().any(Option::is_some)
     }
 
-    /// When the next frame may pass, if it may not now.
+    /// When the next request may pass, if it may not now.
     pub fn blocked_until(&mut self, now: Instant) -> Option<Instant> {
         let buckets = self.buckets.iter_mut().flatten();
         let wait = buckets.filter_map(|bucket| bucket.wait(now)).max();
         wait.map(|wait| now + wait)
     }
 
-    /// Takes what a frame costs. It may be more than is left: the next one waits for it then.
+    /// Takes bytes that a request moved beyond those that it was taken for.
+    pub fn take_more(&mut self, bytes: u64) {
+        if let [Some(bucket), _] = &mut self.buckets {
+            bucket.tokens -= i128::from(bytes);
+        }
+    }
+
+    /// Takes what a request costs. It may be more than is left: the next one waits for it then.
     pub fn take(&mut self, bytes: usize) {
         for (bucket, amount) in self.buckets.iter_mut().zip([bytes as u64, 1]) {
             if let Some(bucket) = bucket {
@@ -44,7 +92,7 @@ impl Limiter {
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    /// May be below zero: a frame is let through whole as long as anything is left.
+    /// May be below zero: a request is let through whole as long as anything is left.
     tokens: i128,
     /// Up to when tokens have been added.
     filled: Option<Instant>,
@@ -94,8 +142,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU64;
-
     use super::*;
 
     fn rate(per_second: u64, burst: u64) -> Option<Rate> {
@@ -128,7 +174,7 @@ mod tests {
     fn the_burst_comes_first_and_the_rate_after_it() {
         let mut limiter = Limiter::new(RateLimit {
             bytes: rate(1_000_000, 50_000),
-            frames: None,
+            requests: None,
         });
         let start = Instant::now();
         assert_eq!(passed(&mut limiter, start, Duration::ZERO, 1000), 50);
@@ -143,7 +189,7 @@ mod tests {
     fn a_frame_larger_than_the_bucket_passes_and_is_paid_off() {
         let mut limiter = Limiter::new(RateLimit {
             bytes: rate(1000, 1),
-            frames: None,
+            requests: None,
         });
         let start = Instant::now();
         assert_eq!(limiter.blocked_until(start), None);
@@ -157,7 +203,7 @@ mod tests {
     fn the_tighter_of_two_limits_counts_and_slow_rates_get_there() {
         let mut limiter = Limiter::new(RateLimit {
             bytes: rate(u64::MAX, u64::MAX),
-            frames: rate(3, 1),
+            requests: rate(3, 1),
         });
         let start = Instant::now();
         let mut now = start;
@@ -178,5 +224,15 @@ mod tests {
         assert!(!limiter.is_limited());
         limiter.take(usize::MAX);
         assert_eq!(limiter.blocked_until(Instant::now()), None);
+    }
+
+    #[test]
+    fn a_rate_lets_a_tenth_of_a_second_pass_at_once() {
+        for (per_second, burst) in [(1_000_000, 100_000), (10, 1), (1, 1)] {
+            assert_eq!(
+                Some(Rate::per_second(NonZeroU64::new(per_second).unwrap())),
+                rate(per_second, burst)
+            );
+        }
     }
 }

@@ -1,0 +1,105 @@
+use super::*;
+
+fn parse(args: &[&str]) -> Result<Run, clap::Error> {
+    let all = ["podvmm", "run"].iter().chain(args);
+    Args::try_parse_from(all).map(|args| match args.command {
+        Command::Run(run) => *run,
+        other => panic!("it is `run`, not {other:?}"),
+    })
+}
+
+#[test]
+fn the_command_keeps_its_own_options() {
+    let run = parse(&["--rootfs", "/", "sh", "-c", "--cpus", "-i"]).unwrap();
+    assert_eq!(run.command, ["sh", "-c", "--cpus", "-i"]);
+    let run = parse(&["-it", "--rootfs", "/", "--", "-x"]).unwrap();
+    assert_eq!(run.command, ["-x"]);
+    assert!(run.interactive && run.tty);
+}
+
+#[test]
+fn values_that_cannot_be_are_refused_by_name() {
+    for (args, word) in [
+        (["--cpus", "0"], "--cpus"),
+        (["--cpus", "10000"], "--cpus"),
+        (["--cpus", "1.5"], "--cpus"),
+        (["--mem", "1"], "--mem"),
+        (["--volume", "x"], "--volume"),
+        (["--volume", "a:b"], "absolute"),
+        (["--volume", "a:/b:rx"], "rx"),
+        (["--net", "host"], "--net"),
+        (["--net", "netns:"], "netns:PATH"),
+        (["--net", "netns"], "netns:PATH"),
+        (["--env", "=x"], "--env"),
+        (["--net-rate", "0"], "no limit"),
+        (["--net-rate", "fast"], "fast"),
+        (["--disk-rate", "1M,x"], "`x`"),
+        (["--disk-rate", ",0"], "no limit"),
+        (["--user", "root"], "--user"),
+        (["--hostname", "a_b"], "--hostname"),
+        (["--timeout", "0"], "--timeout"),
+        (["--timeout", "5d"], "--timeout"),
+        (["--workdir", "here"], "--workdir"),
+        (["--restart", "sometimes"], "--restart"),
+        (["--restart", "always"], "--detach"),
+        (["--log-max-files", "0"], "--log-max-files"),
+        (["--stop-timeout", "soon"], "--stop-timeout"),
+        (["--no-such-option", "x"], "--no-such-option"),
+    ] {
+        let error = parse(&[args[0], args[1], "--rootfs", "/", "true"]).unwrap_err();
+        assert!(error.to_string().contains(word), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_network_is_none_or_a_namespace() {
+    let net = |args: &[&str]| {
+        let all = [args, &["--rootfs", "/", "true"]].concat();
+        parse(&all).unwrap().net
+    };
+    assert_eq!(net(&[]), Net::None);
+    assert_eq!(net(&["--net", "none"]), Net::None);
+    let path = Net::Netns("/run/netns/a:b".into());
+    assert_eq!(net(&["--net", "netns:/run/netns/a:b"]), path);
+}
+
+#[test]
+fn a_check_is_for_something_known() {
+    let parse = |purpose: &str| Args::try_parse_from(["podvmm", "check", "--for", purpose]);
+    for purpose in Purpose::ALL {
+        match parse(&purpose.to_string()).unwrap().command {
+            Command::Check(check) => assert_eq!(check.purpose, purpose),
+            other => panic!("it is `check`, not {other:?}"),
+        }
+    }
+    let error = parse("fun").unwrap_err().to_string();
+    assert!(error.contains("--for") && error.contains("node"), "{error}");
+}
+
+#[test]
+fn durations_are_read_as_people_write_them() {
+    for (text, millis) in [
+        ("500ms", 500),
+        ("30s", 30_000),
+        ("7", 7_000),
+        ("1h", 3_600_000),
+    ] {
+        assert_eq!(duration(text).unwrap(), Duration::from_millis(millis));
+    }
+}
+
+#[test]
+fn rates_are_bytes_and_requests() {
+    let rates = |args: &[&str]| {
+        let run = parse(&[args, &["--rootfs", "/", "true"]].concat()).unwrap();
+        [run.net_rate, run.disk_rate].map(|limit| {
+            [limit.bytes, limit.requests].map(|rate| rate.map_or(0, |rate| rate.per_second.get()))
+        })
+    };
+    assert_eq!(rates(&[]), [[0, 0], [0, 0]]);
+    assert_eq!(
+        rates(&["--net-rate", "10M", "--disk-rate", "1k,500"]),
+        [[10 << 20, 0], [1024, 500]]
+    );
+    assert_eq!(rates(&["--disk-rate", ",7"]), [[0, 0], [0, 7]]);
+}

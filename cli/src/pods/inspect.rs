@@ -1,0 +1,37 @@
+//! `podvmm inspect`.
+
+use std::path::Path;
+
+use sandbox::monitor::PodView;
+use serde_json::{Value, json};
+
+use crate::OWN_FAILURE;
+use crate::args::Inspect;
+
+pub fn inspect(args: &Inspect, root: Option<&Path>) -> anyhow::Result<u8> {
+    let store = super::store(root);
+    let mut pods = Vec::new();
+    let mut status = 0;
+    for name in &args.pods {
+        match store.get(name) {
+            Ok(view) => pods.push(everything(&view)),
+            Err(error) => {
+                eprintln!("podvmm: {error}");
+                status = OWN_FAILURE;
+            }
+        }
+    }
+    println!("{}", serde_json::to_string_pretty(&pods)?);
+    Ok(status)
+}
+
+fn everything(view: &PodView) -> Value {
+    json!({
+        "name": view.name,
+        "status": view.status,
+        "reason": view.reason,
+        "directory": view.dir,
+        "record": view.record,
+        "plan": view.plan().ok(),
+    })
+}

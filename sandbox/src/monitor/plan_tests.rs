@@ -1,0 +1,58 @@
+use super::*;
+
+fn plan(names: &[&str]) -> PodPlan {
+    let mut plan = PodPlan::new("web");
+    plan.rootfs("rootfs", Path::new("/"), Changes::Guest);
+    for name in names {
+        let mut config = ContainerConfig::command(["true"]);
+        config.id = (*name).to_owned();
+        plan.containers.push(ContainerPlan::new(&config));
+    }
+    plan
+}
+
+#[test]
+fn a_plan_is_the_same_when_it_was_written_down() {
+    let mut plan = plan(&["a", "b"]);
+    plan.containers[1].restart = Restart::OnFailure;
+    plan.containers[1].terminal = Some((24, 80));
+    plan.network = Some(NetworkPlan {
+        netns: "/run/netns/x".into(),
+        allow_metadata: true,
+    });
+    let text = serde_json::to_vec(&plan).unwrap();
+    let read: PodPlan = serde_json::from_slice(&text).unwrap();
+    assert_eq!(read, plan);
+    assert_eq!(read.containers[0].command(), ["true"]);
+}
+
+#[test]
+fn what_cannot_be_carried_out_is_refused_by_name() {
+    let word = |plan: &PodPlan| plan.check().unwrap_err().to_string();
+    plan(&["a", "b"]).check().unwrap();
+    assert!(word(&plan(&[])).contains("no container"));
+    assert!(word(&plan(&["a", "a"])).contains("two of this name"));
+    for name in ["", "../x", "a/b", ".a", "a b"] {
+        assert!(word(&plan(&[name])).contains("name"), "{name}");
+    }
+    let many: Vec<_> = (0..65).map(|n| format!("c{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert!(word(&plan(&many)).contains("65"));
+    let mut nowhere = plan(&["a"]);
+    nowhere.shares.clear();
+    assert!(word(&nowhere).contains("rootfs"));
+    let mut only_init = plan(&["a"]);
+    only_init.containers[0].init = true;
+    assert!(word(&only_init).contains("no container"));
+}
+
+#[test]
+fn what_is_named_must_be_there() {
+    let mut plan = plan(&["a"]);
+    plan.shares[0].path = "/no-such-dir".into();
+    let error = plan.open().unwrap_err().to_string();
+    assert!(
+        error.contains("--rootfs /no-such-dir: does not exist"),
+        "{error}"
+    );
+}
