@@ -8,9 +8,10 @@ use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
 use sandbox::monitor::Restart;
-use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
+use sandbox::{JailMode, Rate, RateLimit, SeccompMode};
 use vmm::{MemorySize, VcpuCount};
 
+use crate::image::args::{Image, RunArgs};
 use crate::install::args::{Install, Uninstall};
 
 mod verbs;
@@ -57,6 +58,8 @@ pub enum Command {
     Kill(Kill),
     /// Removes what is left of pods that have ended
     Rm(Rm),
+    /// Brings, lists and removes images
+    Image(Image),
     /// Says whether this machine can run pods and, if not, exactly why and what to do
     Check(Check),
     /// Puts podvmm on this machine, as a runtime of containerd
@@ -136,6 +139,8 @@ pub struct Check {
 const RUN_EXAMPLES: &str = "\
 Examples:
   podvmm run --rootfs / -- uname -r               this host's userland, another kernel
+  podvmm run --image debian:12 -it -- bash        an image, from docker.io if it is not here yet
+  podvmm run --image ./app.tar                    what the image says is to be run
   podvmm run --rootfs DIR -it -- sh               a shell in a container
   podvmm run --cpus 2 --mem 512M --rootfs DIR -- make test
   podvmm run --rootfs DIR --volume ./src:/src:ro -- ls /src
@@ -175,11 +180,18 @@ pub struct Run {
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = sandbox::config::parse_memory)]
     pub mem: MemorySize,
     /// Directory that becomes the container's root; changes stay in the guest and vanish with it
-    #[arg(long, value_name = "DIR")]
-    pub rootfs: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "image",
+        conflicts_with = "image"
+    )]
+    pub rootfs: Option<PathBuf>,
     /// Lets the container change the root directory on the host
-    #[arg(long)]
+    #[arg(long, conflicts_with = "image")]
     pub rootfs_rw: bool,
+    #[command(flatten)]
+    pub image: RunArgs,
     /// Shares a host file or directory: SRC:DST, or SRC:DST:ro to refuse changes
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse)]
     pub volumes: Vec<Volume>,
@@ -202,12 +214,13 @@ pub struct Run {
     /// Sets a variable; NAME alone takes the value from podvmm's environment
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<Variable>,
-    /// Working directory in the container
-    #[arg(short, long, value_name = "DIR", default_value = "/", value_parser = absolute)]
-    pub workdir: String,
-    /// Runs the command as this user and group, by number [default: 0:0]
-    #[arg(short, long, value_name = "UID[:GID]", value_parser = user)]
-    pub user: Option<User>,
+    /// Working directory in the container [default: the image's, else /]
+    #[arg(short, long, value_name = "DIR", value_parser = absolute)]
+    pub workdir: Option<String>,
+    /// Runs the command as this user and group, by number or by a name in the root's /etc/passwd and
+    /// /etc/group [default: the image's, else root]
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user)]
+    pub user: Option<String>,
     /// Host name of the guest [default: the pod's name]
     #[arg(long, value_name = "NAME", value_parser = hostname)]
     pub hostname: Option<String>,
@@ -241,8 +254,12 @@ pub struct Run {
     pub cgroup: Option<PathBuf>,
     #[command(flatten)]
     pub root: Root,
-    /// Command and arguments to run
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    /// Command and arguments to run [default: the image's]
+    #[arg(
+        required_unless_present = "image",
+        trailing_var_arg = true,
+        value_name = "COMMAND"
+    )]
     pub command: Vec<String>,
 }
 
@@ -362,16 +379,12 @@ fn absolute(path: &str) -> Result<String, String> {
     }
 }
 
-fn user(text: &str) -> Result<User, String> {
-    let number = |text: &str| {
-        text.parse()
-            .map_err(|_| format!("`{text}` is no number; users and groups are given by id"))
-    };
-    let (uid, gid) = match text.split_once(':') {
-        Some((uid, gid)) => (number(uid)?, number(gid)?),
-        None => (number(text)?, 0),
-    };
-    Ok(User { uid, gid })
+fn user(text: &str) -> Result<String, String> {
+    let parts: Vec<_> = text.split(':').collect();
+    if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
+        return Err(format!("`{text}` is neither USER nor USER:GROUP"));
+    }
+    Ok(text.to_owned())
 }
 
 fn hostname(text: &str) -> Result<String, String> {

@@ -3,6 +3,7 @@
 mod about;
 mod args;
 mod check;
+mod image;
 mod install;
 mod manifest;
 mod monitor;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => (install::uninstall(args), |_| install::WRONG),
         Command::Manifest(command) => (manifest::run(command), |_| check::WRONG),
         Command::Run(args) => own(run::run(args, args.root.path())),
+        Command::Image(args) => own(image::image(args)),
         Command::Ps(args) => own(pods::ps::ps(args, args.root.path())),
         Command::Exec(args) => own(pods::exec::exec(args, args.root.path())),
         Command::Logs(args) => own(pods::logs::logs(args, args.root.path())),

@@ -1,6 +1,7 @@
 //! `podvmm run`: one command in one container in one VM.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +17,11 @@ use sandbox::monitor::{
     ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, Outlet, PodPlan, SharePlan,
 };
 use sandbox::oci::{Changes, Mount};
-use sandbox::{ContainerConfig, Process, StartFailure, Stdio};
+use sandbox::{ContainerConfig, Process, StartFailure, Stdio, User};
 
 use crate::OWN_FAILURE;
-use crate::args::{Net, Run, Variable};
+use crate::args::{Net, Run};
+use crate::image::{Process as Runs, Root};
 use crate::pumps::{self, Streams};
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
@@ -49,16 +51,18 @@ pub fn run(args: &Run, root: Option<&Path>) -> anyhow::Result<u8> {
     if args.interactive && args.tty && !args.detach && !io::stdin().is_terminal() {
         bail!("-t: standard input is not a terminal; leave -t out, or use -t without -i");
     }
-    let plan = plan(args, root)?;
+    // Until the pod is there, a signal simply ends this process.
+    let container = Root::of(args)?;
+    let plan = plan(args, root, &container)?;
     if args.detach {
-        return leave_alone(&plan);
+        return leave_alone(&plan, container.lock());
     }
     let signals = Signals::watch(args.timeout).context("signals cannot be handled")?;
     stay_with(plan, args.interactive, &signals)
 }
 
-/// Starts the pod in a process of its own.
-fn leave_alone(plan: &PodPlan) -> anyhow::Result<u8> {
+/// Starts the pod in a process of its own, which keeps its image in use.
+fn leave_alone(plan: &PodPlan, image: Option<BorrowedFd<'_>>) -> anyhow::Result<u8> {
     let program = std::env::current_exe().context("podvmm's own program cannot be found")?;
     let mut command = Command::new(program);
     let level = log::max_level();
@@ -67,7 +71,7 @@ fn leave_alone(plan: &PodPlan) -> anyhow::Result<u8> {
     } else {
         command.args(["--log-level", level.as_str()]);
     }
-    let detached = detach(command.arg("monitor"), plan)?;
+    let detached = detach(command.arg("monitor"), plan, image.as_slice())?;
     warn_of_gaps(&detached.gaps);
     println!("{}", plan.name);
     Ok(0)
@@ -192,7 +196,7 @@ pub fn status_of_start(failure: Option<StartFailure>) -> u8 {
     }
 }
 
-fn plan(args: &Run, root: Option<&Path>) -> anyhow::Result<PodPlan> {
+fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<PodPlan> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => random_name()?,
@@ -221,7 +225,7 @@ fn plan(args: &Run, root: Option<&Path>) -> anyhow::Result<PodPlan> {
     } else {
         Changes::Guest
     };
-    plan.rootfs(ROOTFS, &absolute(&args.rootfs)?, changes);
+    plan.rootfs(ROOTFS, &absolute(of_container.path())?, changes);
     for (index, volume) in args.volumes.iter().enumerate() {
         plan.shares.push(SharePlan {
             name: volume_name(index),
@@ -230,7 +234,10 @@ fn plan(args: &Run, root: Option<&Path>) -> anyhow::Result<PodPlan> {
             is_rootfs: false,
         });
     }
-    let mut container = ContainerPlan::new(&container_config(args, &plan));
+    let process = of_container.process(args)?;
+    let stop_signal = process.run.stop_signal;
+    let mut container = ContainerPlan::new(&container_config(args, &plan, process));
+    container.stop_signal = stop_signal;
     container.restart = args.restart;
     container.stdin = args.interactive;
     plan.containers = vec![container];
@@ -260,15 +267,15 @@ fn random_name() -> anyhow::Result<String> {
     Ok(format!("pod-{:08x}", u32::from_le_bytes(bytes)))
 }
 
-fn container_config(args: &Run, pod: &PodPlan) -> ContainerConfig {
-    let mut config = ContainerConfig::command(args.command.iter().cloned());
-    config.env = args
-        .env
-        .iter()
-        .filter_map(|Variable(text)| text.clone())
-        .collect();
-    config.workdir.clone_from(&args.workdir);
-    config.user = args.user.unwrap_or_default();
+fn container_config(args: &Run, pod: &PodPlan, process: Runs) -> ContainerConfig {
+    let mut config = ContainerConfig::command(process.run.args);
+    config.env = process.run.env;
+    config.workdir = process.run.workdir;
+    config.user = User {
+        uid: process.identity.uid,
+        gid: process.identity.gid,
+    };
+    config.groups = process.identity.groups;
     config.hostname.clone_from(if pod.hostname.is_empty() {
         &pod.name
     } else {

@@ -105,6 +105,7 @@ fn main() {
         figures.push(bench.data(load, count * scale));
     }
     figures.extend(bench.metadata(5000 * scale));
+    figures.extend(bench.host_opens(20_000 * scale));
     if is("--json") {
         print_json(&figures);
     } else {
@@ -167,6 +168,45 @@ impl Bench {
                 assert_eq!(file.read_at(&mut buffer, at).unwrap(), size);
             }
         })
+    }
+
+    /// What it costs that the kernel confines the server to its export: the same path, as a node is
+    /// opened that has no descriptor, with and without. They take turns, so that both meet the same
+    /// machine.
+    fn host_opens(&self, count: usize) -> Vec<Figure> {
+        use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+        const ROUND: usize = 1000;
+        let dir = File::open(&self.path).unwrap();
+        let (path, flags) = (c"list/0", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+        let confined =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let mut plain = || openat(&dir, path, flags, Mode::empty()).map(drop);
+        let mut walled = || openat2(&dir, path, flags, Mode::empty(), confined).map(drop);
+        type Way<'a> = (&'static str, &'a mut dyn FnMut() -> rustix::io::Result<()>);
+        let ways: [Way<'_>; 2] = [
+            ("host: openat and close", &mut plain),
+            ("host: openat2, confined, and close", &mut walled),
+        ];
+        let mut ways = ways.map(|way| (way, Duration::ZERO, Duration::ZERO));
+        for _ in 0..count / ROUND {
+            for ((_, open), total, on_cpu) in &mut ways {
+                let (start, cpu) = (Instant::now(), on_cpu_of("thread-self"));
+                for _ in 0..ROUND {
+                    open().unwrap();
+                }
+                *total += start.elapsed();
+                *on_cpu += on_cpu_of("thread-self") - cpu;
+            }
+        }
+        let done = (count / ROUND * ROUND) as f64;
+        // There is no worker: it is this thread's time.
+        let figure = |((name, _), total, on_cpu): (Way<'_>, Duration, Duration)| Figure {
+            name,
+            unit: "op",
+            rate: done / total.as_secs_f64(),
+            worker_ns: on_cpu.as_nanos() as f64 / done,
+        };
+        ways.map(figure).into()
     }
 
     /// `count` requests of `load`, with buffers that lie where they lie: no allocation, no copy on
@@ -308,12 +348,18 @@ fn worker_time() -> Duration {
     for task in tasks.flatten().map(|task| task.path()) {
         let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
         if name.trim_end() == "virtio-fs-1" {
-            let times = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-            let on_cpu = times.split(' ').next().and_then(|ns| ns.parse().ok());
-            return Duration::from_nanos(on_cpu.unwrap_or(0));
+            let thread = task.file_name().unwrap_or_default();
+            return on_cpu_of(&format!("self/task/{}", thread.display()));
         }
     }
     Duration::ZERO
+}
+
+/// Time that a thread, named by its directory in procfs, has been on a CPU.
+fn on_cpu_of(thread: &str) -> Duration {
+    let times = std::fs::read_to_string(format!("/proc/{thread}/schedstat")).unwrap_or_default();
+    let on_cpu = times.split(' ').next().and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(on_cpu.unwrap_or(0))
 }
 
 fn print_table(figures: &[Figure]) {

@@ -25,7 +25,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         rootfs,
         ..ContainerPlan::new(&config)
     }];
-    let mut detached = detach(Command::new(std::env::current_exe()?).arg("monitor"), &plan)?;
+    let mut detached = detach(
+        Command::new(std::env::current_exe()?).arg("monitor"),
+        &plan,
+        &[],
+    )?;
 
     let store = PodStore::new(&plan.root);
     let pod = store.get(&name)?;

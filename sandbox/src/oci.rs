@@ -172,6 +172,8 @@ pub struct ContainerConfig {
     pub workdir: String,
     /// Who it runs as.
     pub user: User,
+    /// Further groups that it is in.
+    pub groups: Vec<u32>,
     /// Host name that the variable `HOSTNAME` tells.
     pub hostname: String,
     /// Standard streams.
@@ -191,6 +193,7 @@ impl ContainerConfig {
             env: Vec::new(),
             workdir: "/".into(),
             user: User::default(),
+            groups: Vec::new(),
             hostname: String::new(),
             stdio: Stdio::pipes(false),
             rootfs_writable: false,
@@ -232,7 +235,11 @@ impl ContainerConfig {
             "ociVersion": "1.0.2",
             "process": {
                 "terminal": terminal,
-                "user": { "uid": self.user.uid, "gid": self.user.gid },
+                "user": {
+                    "uid": self.user.uid,
+                    "gid": self.user.gid,
+                    "additionalGids": self.groups,
+                },
                 "args": self.args,
                 "env": self.environment(terminal),
                 "cwd": self.workdir,

@@ -35,7 +35,9 @@ fn values_that_cannot_be_are_refused_by_name() {
         (["--net-rate", "fast"], "fast"),
         (["--disk-rate", "1M,x"], "`x`"),
         (["--disk-rate", ",0"], "no limit"),
-        (["--user", "root"], "--user"),
+        (["--user", "a:b:c"], "--user"),
+        (["--image", "x"], "--image"),
+        (["--entrypoint", "x"], "--entrypoint"),
         (["--hostname", "a_b"], "--hostname"),
         (["--timeout", "0"], "--timeout"),
         (["--timeout", "5d"], "--timeout"),
@@ -85,6 +87,19 @@ fn durations_are_read_as_people_write_them() {
         ("1h", 3_600_000),
     ] {
         assert_eq!(duration(text).unwrap(), Duration::from_millis(millis));
+    }
+}
+
+#[test]
+fn an_image_knows_what_to_run() {
+    let run = parse(&["--image", "debian:12", "--pull", "never"]).unwrap();
+    assert!(run.command.is_empty() && run.rootfs.is_none());
+    for args in [
+        &["true"][..],
+        &["--rootfs", "/"],
+        &["--image", "x", "--rootfs-rw"],
+    ] {
+        assert!(parse(args).is_err(), "{args:?}");
     }
 }
 

@@ -13,7 +13,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -88,11 +88,16 @@ pub struct Detached {
 }
 
 /// Starts the pod `plan` in a process of its own: `program`, which calls [`serve`]. Returns when its
-/// containers run. The program's standard streams are set here.
+/// containers run. The program's standard streams are set here. It keeps `held` open as long as the pod
+/// runs: locks of what the pod uses.
 ///
 /// # Errors
 /// [`DetachError`]; nothing is left behind.
-pub fn detach(program: &mut Command, plan: &PodPlan) -> Result<Detached, DetachError> {
+pub fn detach(
+    program: &mut Command,
+    plan: &PodPlan,
+    held: &[BorrowedFd<'_>],
+) -> Result<Detached, DetachError> {
     let flags = SocketFlags::CLOEXEC;
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
     let (ours, theirs) = pair.map_err(|errno| DetachError::Spawn(errno.into()))?;
@@ -102,8 +107,8 @@ pub fn detach(program: &mut Command, plan: &PodPlan) -> Result<Detached, DetachE
     // The command keeps the other end open: that it is closed is how an early end shows.
     program.stdin(Stdio::null());
     let order = Order { version: VERSION };
-    let report = packet::send(&ours, &order, &[file.as_fd()])
-        .and_then(|()| packet::receive::<Report>(&ours));
+    let fds = [&[file.as_fd()], held].concat();
+    let report = packet::send(&ours, &order, &fds).and_then(|()| packet::receive::<Report>(&ours));
     match report {
         Ok(Some((Report::Started { gaps }, _))) => Ok(Detached { gaps, monitor }),
         Ok(Some((Report::Failed { start, message }, _))) => {
@@ -135,7 +140,7 @@ pub fn serve(ready: impl FnOnce(&MonitorHandle)) -> Result<(), ServeError> {
     let socket = rustix::stdio::stdin()
         .try_clone_to_owned()
         .map_err(ServeError::Order)?;
-    let plan = leave_the_caller()
+    let (plan, _held) = leave_the_caller()
         .and_then(|()| hear(&socket))
         .map_err(ServeError::Order)?;
     let outcome = start(plan, &socket, ready);
@@ -181,14 +186,17 @@ fn leave_the_caller() -> io::Result<()> {
     Ok(())
 }
 
-fn hear(socket: &OwnedFd) -> io::Result<PodPlan> {
+fn hear(socket: &OwnedFd) -> io::Result<(PodPlan, Vec<OwnedFd>)> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let order = packet::receive::<Order>(socket)?;
     let (order, mut fds) = order.ok_or_else(|| wrong("nothing came"))?;
     if order.version != VERSION {
         return Err(wrong("it is from another version of podvmm"));
     }
-    let file = fds.pop().ok_or_else(|| wrong("there is no plan"))?;
+    if fds.is_empty() {
+        return Err(wrong("there is no plan"));
+    }
+    let file = fds.remove(0);
     let mut bytes = Vec::new();
     File::from(file)
         .take(MAX_PLAN + 1)
@@ -196,7 +204,7 @@ fn hear(socket: &OwnedFd) -> io::Result<PodPlan> {
     if bytes.len() as u64 > MAX_PLAN {
         return Err(wrong("the plan is too long"));
     }
-    Ok(serde_json::from_slice(&bytes)?)
+    Ok((serde_json::from_slice(&bytes)?, fds))
 }
 
 fn start(

@@ -15,6 +15,7 @@ mod deaths;
 mod files;
 mod harness;
 mod hostile;
+mod images;
 mod install;
 mod jail;
 mod left_behind;

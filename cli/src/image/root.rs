@@ -1,0 +1,113 @@
+//! What a container's root is, and what its process is by it: for `podvmm run`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use image::user::{Identity, identify_in};
+use image::{ImageConfig, Overrides, RootFs, RunConfig};
+use rustix::fs::{Mode, OFlags};
+
+use super::progress::Meter;
+use super::{open, wanted};
+use crate::args::{Run, Variable};
+
+/// A container's root. An image's cannot be removed as long as this lives.
+pub struct Root {
+    kind: Kind,
+    config: ImageConfig,
+}
+
+enum Kind {
+    Directory { path: std::path::PathBuf },
+    Image(RootFs),
+}
+
+/// What runs in the container, as whom.
+pub struct Process {
+    pub run: RunConfig,
+    pub identity: Identity,
+}
+
+impl Root {
+    /// The directory or image that the arguments name; an image is brought and unpacked if need be.
+    pub fn of(args: &Run) -> anyhow::Result<Self> {
+        let Some(source) = &args.image.source else {
+            let path = args.rootfs.clone().unwrap_or_default();
+            return Ok(Self {
+                kind: Kind::Directory { path },
+                config: ImageConfig::default(),
+            });
+        };
+        let meter = Meter::on_terminal();
+        let wanted = wanted(&args.image.fetch);
+        let brought = open(&args.image.store).and_then(|store| {
+            let image = store.acquire(source, args.image.pull, &wanted, &meter)?;
+            let platform = &image.record().platform;
+            if !platform.runs_here() {
+                bail!("{} is for {platform}; pods run linux/amd64", image.name());
+            }
+            let root = image.rootfs_within(wanted.limits, &meter)?;
+            Ok((image, root))
+        });
+        meter.finish();
+        let (image, root) = brought.context("--image")?;
+        Ok(Self {
+            kind: Kind::Image(root),
+            config: image.config().clone(),
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match &self.kind {
+            Kind::Directory { path } => path,
+            Kind::Image(root) => root.path(),
+        }
+    }
+
+    /// The lock of an image that is in use.
+    pub fn lock(&self) -> Option<BorrowedFd<'_>> {
+        match &self.kind {
+            Kind::Directory { .. } => None,
+            Kind::Image(root) => Some(root.lock()),
+        }
+    }
+
+    /// What the arguments and the image make the process.
+    pub fn process(&self, args: &Run) -> anyhow::Result<Process> {
+        let overrides = Overrides {
+            entrypoint: args.image.entrypoint.clone(),
+            args: args.command.clone(),
+            env: args
+                .env
+                .iter()
+                .filter_map(|Variable(text)| text.clone())
+                .collect(),
+            user: args.user.clone(),
+            workdir: args.workdir.clone(),
+        };
+        let mut run = self.config.run_config(&overrides).context("--image")?;
+        let opened: OwnedFd;
+        let dir: BorrowedFd<'_> = match &self.kind {
+            Kind::Image(root) => root.dir(),
+            Kind::Directory { path } => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let dir = rustix::fs::open(path, flags, Mode::empty());
+                opened = dir.with_context(|| format!("--rootfs {}", path.display()))?;
+                opened.as_fd()
+            }
+        };
+        let identity = identify_in(dir, &run.user).context(if args.user.is_some() {
+            "--user"
+        } else {
+            "the user that the image names"
+        })?;
+        if let Some(home) = &identity.home
+            && !run.env.iter().any(|variable| variable.starts_with("HOME="))
+        {
+            run.env.push(format!("HOME={home}"));
+        }
+        Ok(Process { run, identity })
+    }
+}
