@@ -66,6 +66,9 @@ pub enum Command {
     Install(Install),
     /// Takes out what `podvmm install` has put in place
     Uninstall(Uninstall),
+    /// Looks at Kubernetes Pod manifests
+    #[command(subcommand)]
+    Manifest(crate::manifest::Command),
     /// Prints versions
     Version(Version),
     /// Prints a script that completes podvmm's command lines in a shell
@@ -339,7 +342,7 @@ fn restart(text: &str) -> Result<Restart, String> {
     }
 }
 
-fn vcpus(text: &str) -> Result<VcpuCount, String> {
+pub fn vcpus(text: &str) -> Result<VcpuCount, String> {
     let count = text
         .parse()
         .map_err(|_| format!("`{text}` is no whole number of CPUs"))?;

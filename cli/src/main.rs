@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod image;
 mod install;
+mod manifest;
 mod monitor;
 mod pods;
 mod pumps;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Check(check) => (check::check(check), |_| check::WRONG),
         Command::Install(args) => (install::install(args), |_| install::WRONG),
         Command::Uninstall(args) => (install::uninstall(args), |_| install::WRONG),
+        Command::Manifest(command) => (manifest::run(command), |_| check::WRONG),
         Command::Run(args) => own(run::run(args, args.root.path())),
         Command::Image(args) => own(image::image(args)),
         Command::Ps(args) => own(pods::ps::ps(args, args.root.path())),
@@ -74,6 +76,6 @@ fn has_own_statuses() -> bool {
     let matches = command.try_get_matches();
     matches.is_ok_and(|matches| {
         let name = matches.subcommand_name();
-        name.is_some_and(|name| ["check", "install", "uninstall"].contains(&name))
+        name.is_some_and(|name| ["check", "install", "manifest", "uninstall"].contains(&name))
     })
 }

@@ -1,9 +1,50 @@
 //! How large a pod's VM is: one pure rule.
 //!
 //! A VM has a base of its own, which is there for the guest's kernel, the agent and whatever has no
-//! limit, and on top of it what the containers' limits add up to. Requests do not count.
+//! limit. Containers' limits are added to it, or take its place: the [`Profile`] says which. Requests
+//! do not count.
 
+use std::str::FromStr;
+
+use thiserror::Error;
 use vmm::{ConfigError, MemorySize, VcpuCount};
+
+/// Which of two rules, named for the managed clusters that have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// 1 vCPU and 2 GiB, and all limits on top.
+    #[default]
+    AksPreview,
+    /// 1 vCPU and 512 MiB without limits; a limit takes its place. At least 128 MiB.
+    AksGa,
+}
+
+/// A profile that there is not.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no profile: there are aks-preview and aks-ga")]
+pub struct UnknownProfile(String);
+
+impl Profile {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AksPreview => "aks-preview",
+            Self::AksGa => "aks-ga",
+        }
+    }
+}
+
+impl FromStr for Profile {
+    type Err = UnknownProfile;
+
+    fn from_str(text: &str) -> Result<Self, UnknownProfile> {
+        [Self::AksPreview, Self::AksGa]
+            .into_iter()
+            .find(|profile| profile.name() == text)
+            .ok_or_else(|| UnknownProfile(text.to_owned()))
+    }
+}
 
 /// What one container may use at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,13 +64,32 @@ pub struct Base {
     pub memory: u64,
 }
 
-impl Default for Base {
-    /// One vCPU and 2 GiB.
-    fn default() -> Self {
+impl Base {
+    /// The base of a profile.
+    #[must_use]
+    pub fn of(profile: Profile) -> Self {
         Self {
             vcpus: 1,
-            memory: 2 << 30,
+            memory: match profile {
+                Profile::AksPreview => 2 << 30,
+                Profile::AksGa => 512 << 20,
+            },
         }
+    }
+}
+
+/// A profile and its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What limits do.
+    pub profile: Profile,
+    /// What there is without them.
+    pub base: Base,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Self::of(Profile::default())
     }
 }
 
@@ -67,17 +127,82 @@ impl Limits {
     }
 }
 
-/// The VM for a pod with these limits.
-///
-/// # Errors
-/// [`ConfigError`] when it is more than a VM can have.
-pub fn size(base: Base, limits: Limits) -> Result<Size, ConfigError> {
-    let cpus = limits.cpu_millis.unwrap_or(0).div_ceil(1000);
-    let memory = limits.memory.unwrap_or(0);
-    Ok(Size {
-        vcpus: VcpuCount::new(base.vcpus.saturating_add(cpus))?,
-        memory: MemorySize::from_bytes(base.memory.saturating_add(memory))?,
-    })
+impl Rule {
+    /// The smallest VM of the profile in which limits take the place of the base.
+    const MIN_MEMORY: u64 = 128 << 20;
+
+    /// The rule of a profile with the profile's own base.
+    #[must_use]
+    pub fn of(profile: Profile) -> Self {
+        Self {
+            profile,
+            base: Base::of(profile),
+        }
+    }
+
+    /// The VM for a pod with these limits.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it is more than a VM can have.
+    pub fn size(self, limits: Limits) -> Result<Size, ConfigError> {
+        let Base { vcpus, memory } = self.base;
+        let cpus = limits.cpu_millis.map(|millis| millis.div_ceil(1000));
+        let (vcpus, memory) = match self.profile {
+            Profile::AksPreview => (
+                vcpus.saturating_add(cpus.unwrap_or(0)),
+                memory.saturating_add(limits.memory.unwrap_or(0)),
+            ),
+            Profile::AksGa => (
+                cpus.unwrap_or(vcpus),
+                limits.memory.unwrap_or(memory).max(Self::MIN_MEMORY),
+            ),
+        };
+        Ok(Size {
+            vcpus: VcpuCount::new(vcpus)?,
+            memory: MemorySize::from_bytes(memory)?,
+        })
+    }
+
+    /// Why a VM has its size, in a line for vCPUs and one for memory.
+    #[must_use]
+    pub fn reasons(self, limits: Limits) -> [String; 2] {
+        let Base { vcpus, memory } = self.base;
+        let memory = mebibytes(memory);
+        let (added, instead) = (
+            " for the VM itself",
+            "in place of what a VM has without limits",
+        );
+        let least = mebibytes(Self::MIN_MEMORY);
+        let cpus = limits.cpu_millis.map(|millis| match millis % 1000 {
+            0 => format!("{} of limits", millis / 1000),
+            _ => format!(
+                "{}.{:03} of limits, rounded up",
+                millis / 1000,
+                millis % 1000
+            ),
+        });
+        let cpu = match (self.profile, cpus) {
+            (_, None) => format!("{vcpus}{added}; no container has a limit of CPUs"),
+            (Profile::AksPreview, Some(limit)) => format!("{vcpus}{added} + {limit}"),
+            (Profile::AksGa, Some(limit)) => format!("{limit}, {instead}"),
+        };
+        let limit = limits.memory.map(mebibytes);
+        let memory = match (self.profile, limit) {
+            (_, None) => format!("{memory}{added}; no container has a limit of memory"),
+            (Profile::AksPreview, Some(limit)) => format!("{memory}{added} + {limit} of limits"),
+            (Profile::AksGa, Some(limit)) => {
+                format!("{limit} of limits, {instead}; at least {least}")
+            }
+        };
+        [cpu, memory]
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    match bytes % (1 << 20) {
+        0 => format!("{} MiB", bytes >> 20),
+        _ => format!("{bytes} bytes"),
+    }
 }
 
 #[cfg(test)]
@@ -87,17 +212,34 @@ mod tests {
     const GIB: u64 = 1 << 30;
     const MIB: u64 = 1 << 20;
 
-    fn limits(cpu_millis: u64, memory: u64) -> Limits {
+    /// 0 is no limit.
+    const fn limits(cpu_millis: u64, memory: u64) -> Limits {
+        const fn limit(n: u64) -> Option<u64> {
+            if n > 0 { Some(n) } else { None }
+        }
         Limits {
-            cpu_millis: Some(cpu_millis).filter(|n| *n > 0),
-            memory: Some(memory).filter(|n| *n > 0),
+            cpu_millis: limit(cpu_millis),
+            memory: limit(memory),
+        }
+    }
+
+    /// Limits of containers, of init containers; vCPUs, memory.
+    type Case = (&'static [Limits], &'static [Limits], u8, u64);
+
+    fn check(rule: Rule, table: &[Case]) {
+        for (apps, inits, vcpus, memory) in table {
+            let size = rule.size(Limits::of_pod(apps, inits)).unwrap();
+            assert_eq!(
+                (size.vcpus.get(), size.memory.bytes()),
+                (*vcpus, *memory),
+                "{rule:?} {apps:?} {inits:?}"
+            );
         }
     }
 
     #[test]
-    fn the_rule() {
-        // Limits of containers, of init containers; vCPUs, memory.
-        let table: [(&[Limits], &[Limits], u8, u64); 8] = [
+    fn limits_are_added_to_the_base() {
+        const TABLE: [Case; 10] = [
             (&[], &[], 1, 2 * GIB),
             (&[limits(0, 0)], &[], 1, 2 * GIB),
             (&[limits(1000, GIB)], &[], 2, 3 * GIB),
@@ -111,15 +253,87 @@ mod tests {
                 4,
                 4 * GIB,
             ),
+            // Init containers alone.
+            (&[limits(0, 0)], &[limits(500, 256 * MIB)], 2, 2304 * MIB),
+            // One init container after the other: their limits do not add up.
+            (
+                &[limits(1000, GIB), limits(1000, GIB)],
+                &[limits(1500, GIB), limits(1500, GIB)],
+                3,
+                4 * GIB,
+            ),
         ];
-        for (apps, inits, vcpus, memory) in table {
-            let size = size(Base::default(), Limits::of_pod(apps, inits)).unwrap();
-            assert_eq!(
-                (size.vcpus.get(), size.memory.bytes()),
-                (vcpus, memory),
-                "{apps:?} {inits:?}"
-            );
+        check(Rule::default(), &TABLE);
+    }
+
+    #[test]
+    fn limits_take_the_place_of_the_base() {
+        const TABLE: [Case; 9] = [
+            (&[], &[], 1, 512 * MIB),
+            (&[limits(0, 0)], &[], 1, 512 * MIB),
+            (&[limits(1000, GIB)], &[], 1, GIB),
+            (&[limits(2500, 0)], &[], 3, 512 * MIB),
+            (&[limits(0, 2 * GIB)], &[], 1, 2 * GIB),
+            (&[limits(500, GIB), limits(700, GIB)], &[], 2, 2 * GIB),
+            (&[limits(100, 100 * MIB)], &[], 1, 128 * MIB),
+            (&[limits(100, 128 * MIB)], &[], 1, 128 * MIB),
+            (&[limits(1000, GIB)], &[limits(3000, 3 * GIB)], 3, 3 * GIB),
+        ];
+        check(Rule::of(Profile::AksGa), &TABLE);
+    }
+
+    #[test]
+    fn a_base_can_be_set() {
+        const ADDED: [Case; 2] = [(&[], &[], 2, GIB), (&[limits(1000, GIB)], &[], 3, 2 * GIB)];
+        const INSTEAD: [Case; 2] = [
+            (&[], &[], 2, GIB),
+            (&[limits(1000, 256 * MIB)], &[], 1, 256 * MIB),
+        ];
+        let base = Base {
+            vcpus: 2,
+            memory: GIB,
+        };
+        let rule = |profile| Rule { profile, base };
+        check(rule(Profile::AksPreview), &ADDED);
+        check(rule(Profile::AksGa), &INSTEAD);
+    }
+
+    #[test]
+    fn a_size_has_reasons() {
+        for (profile, limits, cpu, memory) in [
+            (
+                Profile::AksPreview,
+                limits(0, 0),
+                "1 for the VM itself; no container has a limit of CPUs",
+                "2048 MiB for the VM itself; no container has a limit of memory",
+            ),
+            (
+                Profile::AksPreview,
+                limits(1500, GIB),
+                "1 for the VM itself + 1.500 of limits, rounded up",
+                "2048 MiB for the VM itself + 1024 MiB of limits",
+            ),
+            (
+                Profile::AksGa,
+                limits(2000, 1000),
+                "2 of limits, in place of what a VM has without limits",
+                "1000 bytes of limits, in place of what a VM has without limits; at least 128 MiB",
+            ),
+        ] {
+            assert_eq!(Rule::of(profile).reasons(limits), [cpu, memory]);
         }
+    }
+
+    #[test]
+    fn profiles_have_names() {
+        for profile in [Profile::AksPreview, Profile::AksGa] {
+            assert_eq!(profile.name().parse(), Ok(profile));
+        }
+        let error = "aks".parse::<Profile>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"aks\" is no profile: there are aks-preview and aks-ga"
+        );
     }
 
     #[test]
@@ -130,7 +344,7 @@ mod tests {
             limits(0, u64::MAX),
             limits(0, 1 << 40),
         ] {
-            assert!(size(Base::default(), limits).is_err(), "{limits:?}");
+            assert!(Rule::default().size(limits).is_err(), "{limits:?}");
         }
     }
 

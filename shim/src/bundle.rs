@@ -58,7 +58,7 @@ pub fn role(bundle: &Bundle) -> anyhow::Result<Role> {
 /// The VM for the pod `id`, whose first container's bundle this is. Of the annotations, which are
 /// anybody's who may make pods, it goes by those that [`limits`] reads as numbers, and by no other.
 pub fn vm(namespace: &str, id: &str, bundle: &Bundle, role: &Role) -> anyhow::Result<PodConfig> {
-    let size = sizing::size(sizing::Base::default(), limits(bundle, role));
+    let size = sizing::Rule::default().size(limits(bundle, role));
     let size = size.context("the pod's limits")?;
     let mut config = PodConfig::new(id);
     config.root = root(namespace);
@@ -199,7 +199,7 @@ mod tests {
             cpu_millis: Some(1000),
             memory: Some(1 << 30),
         };
-        let size = sizing::size(sizing::Base::default(), of_pod).unwrap();
+        let size = sizing::Rule::default().size(of_pod).unwrap();
         let limits = |cpu_millis, memory| Limits { cpu_millis, memory };
         assert_eq!(excess(limits(Some(2000), Some(3 << 30)), size), None);
         assert_eq!(excess(limits(None, None), size), None);
