@@ -8,6 +8,7 @@ use clap::CommandFactory;
 use serde_json::json;
 
 use crate::args::{Args, Completions, Man, Version};
+use crate::check::print;
 
 pub fn version(args: &Version) -> anyhow::Result<u8> {
     let version = env!("CARGO_PKG_VERSION");
@@ -21,12 +22,12 @@ pub fn version(args: &Version) -> anyhow::Result<u8> {
             "monitorProtocol": monitor,
             "recordVersion": record,
         });
-        println!("{object:#}");
+        print(&format!("{object:#}\n"))?;
     } else {
-        println!("podvmm {version}");
-        println!("agent protocol   {agent}");
-        println!("monitor protocol {monitor}");
-        println!("record           {record}");
+        print(&format!("podvmm {version}\n"))?;
+        print(&format!("agent protocol   {agent}\n"))?;
+        print(&format!("monitor protocol {monitor}\n"))?;
+        print(&format!("record           {record}\n"))?;
     }
     Ok(0)
 }

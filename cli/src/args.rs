@@ -13,6 +13,7 @@ use vmm::{MemorySize, VcpuCount};
 
 use crate::image::args::{Image, RunArgs};
 use crate::install::args::{Install, Uninstall};
+use crate::manifest::Reading;
 
 mod verbs;
 
@@ -144,6 +145,7 @@ Examples:
   podvmm run --rootfs DIR -it -- sh               a shell in a container
   podvmm run --cpus 2 --mem 512M --rootfs DIR -- make test
   podvmm run --rootfs DIR --volume ./src:/src:ro -- ls /src
+  podvmm run -f pod.yaml                          a Kubernetes Pod; see ps, logs, exec, stop, rm
   podvmm run -d --name web --rootfs DIR -- httpd -f      stays; see ps, logs, exec, stop, rm
 
 Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it;
@@ -152,8 +154,20 @@ Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout e
 #[derive(Debug, clap::Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
+    /// Runs the pod of a Kubernetes manifest, and leaves it to itself: name, size, images and commands
+    /// are the manifest's. - is standard input
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "volumes", "env",
+            "workdir", "user", "hostname", "interactive", "tty", "timeout", "restart", "command"]
+    )]
+    pub file: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Options of -f")]
+    pub reading: Reading,
     /// Names the pod [default: pod- and a random suffix]
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub name: Option<String>,
     /// Leaves the pod to itself once its command runs, and prints its name
     #[arg(short, long, conflicts_with = "timeout")]
@@ -183,7 +197,7 @@ pub struct Run {
     #[arg(
         long,
         value_name = "DIR",
-        required_unless_present = "image",
+        required_unless_present_any = ["image", "file"],
         conflicts_with = "image"
     )]
     pub rootfs: Option<PathBuf>,
@@ -256,7 +270,7 @@ pub struct Run {
     pub root: Root,
     /// Command and arguments to run [default: the image's]
     #[arg(
-        required_unless_present = "image",
+        required_unless_present_any = ["image", "file"],
         trailing_var_arg = true,
         value_name = "COMMAND"
     )]

@@ -21,7 +21,9 @@ use sandbox::{ContainerConfig, Process, StartFailure, Stdio, User};
 
 use crate::OWN_FAILURE;
 use crate::args::{Net, Run};
+use crate::check::print;
 use crate::image::{Process as Runs, Root};
+use crate::manifest;
 use crate::pumps::{self, Streams};
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
@@ -52,17 +54,22 @@ pub fn run(args: &Run, root: Option<&Path>) -> anyhow::Result<u8> {
         bail!("-t: standard input is not a terminal; leave -t out, or use -t without -i");
     }
     // Until the pod is there, a signal simply ends this process.
+    if let Some(file) = &args.file {
+        let mut planned = manifest::run::plan(file, &args.reading, &args.image)?;
+        of_any_pod(&mut planned.plan, args, root)?;
+        return leave_alone(&planned.plan, &planned.locks());
+    }
     let container = Root::of(args)?;
     let plan = plan(args, root, &container)?;
     if args.detach {
-        return leave_alone(&plan, container.lock());
+        return leave_alone(&plan, container.lock().as_slice());
     }
     let signals = Signals::watch(args.timeout).context("signals cannot be handled")?;
     stay_with(plan, args.interactive, &signals)
 }
 
-/// Starts the pod in a process of its own, which keeps its image in use.
-fn leave_alone(plan: &PodPlan, image: Option<BorrowedFd<'_>>) -> anyhow::Result<u8> {
+/// Starts the pod in a process of its own, which keeps its images in use.
+fn leave_alone(plan: &PodPlan, images: &[BorrowedFd<'_>]) -> anyhow::Result<u8> {
     let program = std::env::current_exe().context("podvmm's own program cannot be found")?;
     let mut command = Command::new(program);
     let level = log::max_level();
@@ -71,9 +78,9 @@ fn leave_alone(plan: &PodPlan, image: Option<BorrowedFd<'_>>) -> anyhow::Result<
     } else {
         command.args(["--log-level", level.as_str()]);
     }
-    let detached = detach(command.arg("monitor"), plan, image.as_slice())?;
+    let detached = detach(command.arg("monitor"), plan, images)?;
     warn_of_gaps(&detached.gaps);
-    println!("{}", plan.name);
+    print(&format!("{}\n", plan.name))?;
     Ok(0)
 }
 
@@ -202,24 +209,11 @@ fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<
         None => random_name()?,
     };
     let mut plan = PodPlan::new(name);
-    plan.root = absolute(root.unwrap_or(&default_root()))?;
+    of_any_pod(&mut plan, args, root)?;
     plan.vcpus = args.cpus;
     plan.memory = args.mem;
     plan.hostname = args.hostname.clone().unwrap_or_default();
-    plan.kernel = args.kernel.as_deref().map(absolute).transpose()?;
-    plan.initrd = args.initrd.as_deref().map(absolute).transpose()?;
-    plan.console = args.console.as_deref().map(absolute).transpose()?;
-    plan.cgroup = args.cgroup.as_deref().map(absolute).transpose()?;
-    plan.jail = args.jail;
-    plan.seccomp = args.seccomp;
-    if let Net::Netns(path) = &args.net {
-        plan.network = Some(NetworkPlan {
-            netns: absolute(path)?,
-            allow_metadata: args.allow_metadata,
-        });
-    }
-    plan.net_limit = args.net_rate;
-    plan.disk_limit = args.disk_rate;
+    plan.grace = Duration::from_secs(args.stop_timeout);
     let changes = if args.rootfs_rw {
         Changes::Host
     } else {
@@ -241,13 +235,32 @@ fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<
     container.restart = args.restart;
     container.stdin = args.interactive;
     plan.containers = vec![container];
-    plan.grace = Duration::from_secs(args.stop_timeout);
+    Ok(plan)
+}
+
+/// What the arguments say of a pod, wherever its containers come from.
+fn of_any_pod(plan: &mut PodPlan, args: &Run, root: Option<&Path>) -> anyhow::Result<()> {
+    plan.root = absolute(root.unwrap_or(&default_root()))?;
+    plan.kernel = args.kernel.as_deref().map(absolute).transpose()?;
+    plan.initrd = args.initrd.as_deref().map(absolute).transpose()?;
+    plan.console = args.console.as_deref().map(absolute).transpose()?;
+    plan.cgroup = args.cgroup.as_deref().map(absolute).transpose()?;
+    plan.jail = args.jail;
+    plan.seccomp = args.seccomp;
+    if let Net::Netns(path) = &args.net {
+        plan.network = Some(NetworkPlan {
+            netns: absolute(path)?,
+            allow_metadata: args.allow_metadata,
+        });
+    }
+    plan.net_limit = args.net_rate;
+    plan.disk_limit = args.disk_rate;
     plan.log = LogLimits {
         max_size: args.log_max_size,
         max_files: args.log_max_files,
     };
     plan.remove = args.rm;
-    Ok(plan)
+    Ok(())
 }
 
 /// The path from `/` on: the pod's monitor is elsewhere.

@@ -16,7 +16,7 @@ use image::{Image, Pull, Source, Store, Wanted};
 
 use self::args::{Command, FetchArgs, StoreArgs};
 use self::progress::Meter;
-pub use self::root::{Process, Root};
+pub use self::root::{Acquired, Process, Root, acquire};
 
 /// Does what the arguments ask for and gives the status.
 pub fn image(args: &args::Image) -> anyhow::Result<u8> {

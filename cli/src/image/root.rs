@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use image::user::{Identity, identify_in};
-use image::{ImageConfig, Overrides, RootFs, RunConfig};
+use image::{ImageConfig, Overrides, Pull, RootFs, RunConfig, Source};
 use rustix::fs::{Mode, OFlags};
 
+use super::args::RunArgs;
 use super::progress::Meter;
 use super::{open, wanted};
 use crate::args::{Run, Variable};
@@ -29,6 +30,46 @@ pub struct Process {
     pub identity: Identity,
 }
 
+/// An image that is in use as long as this lives.
+pub struct Acquired {
+    /// Where it is unpacked.
+    pub root: RootFs,
+    /// What it says of its containers.
+    pub config: ImageConfig,
+}
+
+impl Acquired {
+    /// The signal that asks its containers to end.
+    pub fn stop_signal(&self) -> anyhow::Result<u32> {
+        // Any program will do: an image may leave that to others.
+        let overrides = Overrides {
+            entrypoint: Some("/".into()),
+            ..Overrides::default()
+        };
+        Ok(self.config.run_config(&overrides)?.stop_signal)
+    }
+}
+
+/// Finds or brings an image, and unpacks it if need be.
+pub fn acquire(source: &Source, pull: Pull, args: &RunArgs) -> anyhow::Result<Acquired> {
+    let meter = Meter::on_terminal();
+    let wanted = wanted(&args.fetch);
+    let acquired = open(&args.store).and_then(|store| {
+        let image = store.acquire(source, pull, &wanted, &meter)?;
+        let platform = &image.record().platform;
+        if !platform.runs_here() {
+            bail!("{} is for {platform}; pods run linux/amd64", image.name());
+        }
+        let root = image.rootfs_within(wanted.limits, &meter)?;
+        Ok(Acquired {
+            root,
+            config: image.config().clone(),
+        })
+    });
+    meter.finish();
+    acquired
+}
+
 impl Root {
     /// The directory or image that the arguments name; an image is brought and unpacked if need be.
     pub fn of(args: &Run) -> anyhow::Result<Self> {
@@ -39,22 +80,11 @@ impl Root {
                 config: ImageConfig::default(),
             });
         };
-        let meter = Meter::on_terminal();
-        let wanted = wanted(&args.image.fetch);
-        let brought = open(&args.image.store).and_then(|store| {
-            let image = store.acquire(source, args.image.pull, &wanted, &meter)?;
-            let platform = &image.record().platform;
-            if !platform.runs_here() {
-                bail!("{} is for {platform}; pods run linux/amd64", image.name());
-            }
-            let root = image.rootfs_within(wanted.limits, &meter)?;
-            Ok((image, root))
-        });
-        meter.finish();
-        let (image, root) = brought.context("--image")?;
+        let Acquired { root, config } =
+            acquire(source, args.image.pull, &args.image).context("--image")?;
         Ok(Self {
             kind: Kind::Image(root),
-            config: image.config().clone(),
+            config,
         })
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::OWN_FAILURE;
 use crate::args::Inspect;
+use crate::check::print;
 
 pub fn inspect(args: &Inspect, root: Option<&Path>) -> anyhow::Result<u8> {
     let store = super::store(root);
@@ -21,7 +22,7 @@ pub fn inspect(args: &Inspect, root: Option<&Path>) -> anyhow::Result<u8> {
             }
         }
     }
-    println!("{}", serde_json::to_string_pretty(&pods)?);
+    print(&format!("{}\n", serde_json::to_string_pretty(&pods)?))?;
     Ok(status)
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::table::{Table, ago, span};
 use crate::args::Ps;
+use crate::check::print;
 
 /// Longest command that is shown.
 const MAX_COMMAND: usize = 30;
@@ -16,13 +17,13 @@ pub fn ps(args: &Ps, root: Option<&Path>) -> anyhow::Result<u8> {
     views.retain(|view| args.all || !matches!(view.status, Status::Stopped | Status::Dead));
     if args.json {
         let pods: Vec<_> = views.iter().map(summary).collect();
-        println!("{}", serde_json::to_string_pretty(&pods)?);
+        print(&format!("{}\n", serde_json::to_string_pretty(&pods)?))?;
     } else if args.quiet {
         for view in &views {
-            println!("{}", view.name);
+            print(&format!("{}\n", view.name))?;
         }
     } else {
-        print!("{}", table(&views).text());
+        print(&table(&views).text())?;
     }
     Ok(0)
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{alive, each, store};
 use crate::args::{Kill, Rm, Stop, Target, Wait};
+use crate::check::print;
 
 pub fn wait(args: &Wait, root: Option<&Path>) -> anyhow::Result<u8> {
     let store = store(root);
@@ -18,9 +19,9 @@ pub fn wait(args: &Wait, root: Option<&Path>) -> anyhow::Result<u8> {
         if args.json {
             let object =
                 json!({ "pod": target.pod, "container": target.container, "exitCode": code });
-            println!("{object}");
+            print(&format!("{object}\n"))?;
         } else {
-            println!("{code}");
+            print(&format!("{code}\n"))?;
         }
         Ok(())
     }))
@@ -75,7 +76,7 @@ pub fn stop(args: &Stop, root: Option<&Path>) -> anyhow::Result<u8> {
                 other => other.with_context(|| format!("pod {name}"))?,
             }
         }
-        println!("{name}");
+        print(&format!("{name}\n"))?;
         Ok(())
     }))
 }
@@ -91,7 +92,7 @@ pub fn kill(args: &Kill, root: Option<&Path>) -> anyhow::Result<u8> {
         client
             .signal(target.container.as_deref(), args.signal)
             .with_context(|| format!("pod {}", target.pod))?;
-        println!("{}", target.pod);
+        print(&format!("{}\n", target.pod))?;
         Ok(())
     }))
 }
@@ -110,7 +111,7 @@ pub fn rm(args: &Rm, root: Option<&Path>) -> anyhow::Result<u8> {
             Err(StoreError::RunDir(RunDirError::NotFound(..))) if args.force => return Ok(()),
             other => other?,
         }
-        println!("{name}");
+        print(&format!("{name}\n"))?;
         Ok(())
     }))
 }

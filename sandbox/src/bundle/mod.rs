@@ -24,7 +24,7 @@ use thiserror::Error;
 use crate::config::{Share, ShareError};
 use crate::container::SeccompFilter;
 use crate::sizing::Limits;
-pub use seccomp::SeccompError;
+pub use seccomp::{SeccompError, compile as compile_seccomp};
 
 /// Longest `config.json` that is read, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;

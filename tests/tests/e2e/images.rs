@@ -10,12 +10,12 @@ use crate::harness::{Bench, Outcome, Run, podvmm};
 use crate::rootfs::{self, TempDir};
 
 /// A store, and an OCI layout of busybox.
-struct Images {
+pub struct Images {
     dir: TempDir,
 }
 
 impl Images {
-    fn new(config: Value) -> Self {
+    pub fn new(config: Value) -> Self {
         let dir = TempDir::new();
         let layout = dir.join("layout");
         fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
@@ -66,7 +66,17 @@ impl Images {
         run
     }
 
-    fn verb(&self, args: &[&str]) -> Outcome {
+    /// The layout.
+    pub fn layout(&self) -> PathBuf {
+        self.dir.join("layout")
+    }
+
+    /// The store.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    pub fn verb(&self, args: &[&str]) -> Outcome {
         let mut command = Command::new(podvmm());
         command
             .arg("image")

@@ -20,6 +20,7 @@ mod install;
 mod jail;
 mod left_behind;
 mod life;
+mod manifests;
 mod network;
 mod no_kvm;
 mod pods;

@@ -1,8 +1,11 @@
-//! `podvmm manifest check`: is this a manifest that podvmm takes, and how large would its VM be?
+//! `podvmm manifest check`: is this a manifest that podvmm takes, and how large would its VM be? What
+//! `podvmm run -f` needs of it is here as well.
+
+pub mod run;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -37,12 +40,19 @@ pub struct Check {
     /// YAML or JSON with one Pod, and ConfigMaps and Secrets that it uses; - is standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Makes fields that podvmm does not support warnings; they have no effect then
-    #[arg(long)]
-    pub ignore_unsupported: bool,
     /// Prints everything as JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+/// How a manifest is read, and what its VM is like.
+#[derive(Debug, Args)]
+pub struct Reading {
+    /// Makes fields that podvmm does not support warnings; they have no effect then
+    #[arg(long)]
+    pub ignore_unsupported: bool,
     /// Gives a ConfigMap: a directory's files are its keys, or a single file
     #[arg(long = "configmap", value_name = "NAME=PATH", value_parser = given)]
     pub config_maps: Vec<Given>,
@@ -91,12 +101,9 @@ struct Verdict {
 /// Carries the command out, and gives the status.
 pub fn run(command: &Command) -> anyhow::Result<u8> {
     let Command::Check(args) = command;
-    let text = read(args)?;
-    let options = Options {
-        ignore_unsupported: args.ignore_unsupported,
-        objects: objects(args)?,
-    };
-    let verdict = manifest::parse(&text, &options).map(|manifest| judge(args, manifest));
+    let text = read(&args.file)?;
+    let options = args.reading.options()?;
+    let verdict = manifest::parse(&text, &options).map(|manifest| judge(&args.reading, manifest));
     let fine = matches!(&verdict, Ok(verdict) if verdict.size.is_ok());
     let text = match args.json {
         true => serde_json::to_string_pretty(&as_json(&verdict))? + "\n",
@@ -111,11 +118,11 @@ pub fn run(command: &Command) -> anyhow::Result<u8> {
     }
 }
 
-fn read(args: &Check) -> anyhow::Result<String> {
-    let name = args.file.display();
-    let input: Box<dyn Read> = match args.file.as_os_str().as_encoded_bytes() {
+fn read(file: &Path) -> anyhow::Result<String> {
+    let name = file.display();
+    let input: Box<dyn Read> = match file.as_os_str().as_encoded_bytes() {
         b"-" => Box::new(io::stdin()),
-        _ => Box::new(File::open(&args.file).with_context(|| format!("{name} cannot be opened"))?),
+        _ => Box::new(File::open(file).with_context(|| format!("{name} cannot be opened"))?),
     };
     // One byte more than is taken, which the parser then tells of.
     let mut bytes = Vec::new();
@@ -129,42 +136,61 @@ fn read(args: &Check) -> anyhow::Result<String> {
     String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
 }
 
-fn objects(args: &Check) -> anyhow::Result<Objects> {
-    let mut objects = Objects::default();
-    for (option, given, all) in [
-        ("--configmap", &args.config_maps, &mut objects.config_maps),
-        ("--secret", &args.secrets, &mut objects.secrets),
-    ] {
-        for Given { name, path } in given {
-            let data = manifest::given::read(path).with_context(|| format!("{option} {name}"))?;
-            all.insert(name.clone(), data);
-        }
+impl Reading {
+    fn options(&self) -> anyhow::Result<Options> {
+        Ok(Options {
+            ignore_unsupported: self.ignore_unsupported,
+            objects: self.objects()?,
+        })
     }
-    Ok(objects)
+
+    fn objects(&self) -> anyhow::Result<Objects> {
+        let mut objects = Objects::default();
+        for (option, given, all) in [
+            ("--configmap", &self.config_maps, &mut objects.config_maps),
+            ("--secret", &self.secrets, &mut objects.secrets),
+        ] {
+            for Given { name, path } in given {
+                let data =
+                    manifest::given::read(path).with_context(|| format!("{option} {name}"))?;
+                all.insert(name.clone(), data);
+            }
+        }
+        Ok(objects)
+    }
+
+    fn rule(&self) -> Rule {
+        let mut rule = Rule::of(self.sizing);
+        rule.base.vcpus = self
+            .base_cpus
+            .map_or(rule.base.vcpus, |cpus| cpus.get().into());
+        rule.base.memory = self.base_mem.map_or(rule.base.memory, MemorySize::bytes);
+        rule
+    }
 }
 
-fn judge(args: &Check, manifest: Manifest) -> Verdict {
-    let mut rule = Rule::of(args.sizing);
-    rule.base.vcpus = args
-        .base_cpus
-        .map_or(rule.base.vcpus, |cpus| cpus.get().into());
-    rule.base.memory = args.base_mem.map_or(rule.base.memory, MemorySize::bytes);
-    let limits = |containers: &[manifest::pod::Container]| -> Vec<Limits> {
-        let limits = containers
-            .iter()
-            .map(|container| container.resources.limits);
-        limits.map(of_amounts).collect()
-    };
-    let pod = manifest.pod;
-    let limits = Limits::of_pod(&limits(&pod.containers), &limits(&pod.init_containers));
+fn judge(reading: &Reading, manifest: Manifest) -> Verdict {
+    let rule = reading.rule();
+    let limits = limits(&manifest.pod);
     Verdict {
-        pod: pod.name,
-        sandbox: pod.sandbox,
+        pod: manifest.pod.name,
+        sandbox: manifest.pod.sandbox,
         limits,
         rule,
         size: rule.size(limits),
         warnings: manifest.warnings,
     }
+}
+
+/// What all containers of a pod may use together.
+fn limits(pod: &manifest::Pod) -> Limits {
+    let all = |containers: &[manifest::pod::Container]| -> Vec<Limits> {
+        let limits = containers
+            .iter()
+            .map(|container| container.resources.limits);
+        limits.map(of_amounts).collect()
+    };
+    Limits::of_pod(&all(&pod.containers), &all(&pod.init_containers))
 }
 
 fn of_amounts(amounts: Amounts) -> Limits {
@@ -268,11 +294,11 @@ mod tests {
     }
 
     fn verdict(args: &Check, text: &str) -> Result<Verdict, Rejected> {
-        manifest::parse(text, &Options::default()).map(|manifest| judge(args, manifest))
+        manifest::parse(text, &Options::default()).map(|manifest| judge(&args.reading, manifest))
     }
 
-    const UNTRUSTED: &str = include_str!("../../tests/cri/pods/untrusted.yaml");
-    const TRUSTED: &str = include_str!("../../tests/cri/pods/trusted.yaml");
+    const UNTRUSTED: &str = include_str!("../../../tests/cri/pods/untrusted.yaml");
+    const TRUSTED: &str = include_str!("../../../tests/cri/pods/trusted.yaml");
 
     #[test]
     fn a_verdict_has_the_size_and_its_reasons() {

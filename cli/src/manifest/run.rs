@@ -1,0 +1,321 @@
+//! `podvmm run -f`: a manifest's pod, left to a monitor.
+//!
+//! ```text
+//!   text ─ manifest::parse ─▶ Manifest ─ manifest::plan ─▶ Plan ─ here ─▶ PodPlan ─▶ monitor
+//!                                  images of the store ────┘
+//! ```
+//!
+//! What the monitor cannot do yet is refused by name, not left out.
+
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use image::RootFs;
+use manifest::plan::{self, Content, MountSource, Surroundings};
+use manifest::pod::{PullPolicy, RestartPolicy};
+use manifest::{Pod, Sandbox};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use sandbox::bundle::compile_seccomp;
+use sandbox::monitor::{ContainerPlan, PodPlan, Restart, SharePlan};
+use sandbox::oci::{Changes, Mount};
+use sandbox::{ContainerConfig, Stdio, User};
+use serde_json::json;
+
+use super::{Reading, limits, read};
+use crate::image::args::RunArgs;
+use crate::image::{Acquired, acquire};
+use crate::terminal;
+
+/// Longest passwd or group file of an image that is looked into.
+const MAX_ACCOUNTS: u64 = 1 << 20;
+
+/// A pod's plan, and its images, which are in use as long as this lives.
+pub struct Planned {
+    /// The plan, which still lacks whatever is not the manifest's.
+    pub plan: PodPlan,
+    images: Vec<RootFs>,
+}
+
+impl Planned {
+    /// The locks of the images.
+    pub fn locks(&self) -> Vec<BorrowedFd<'_>> {
+        self.images.iter().map(RootFs::lock).collect()
+    }
+}
+
+/// Reads a manifest, brings its images, and plans its pod.
+pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<Planned> {
+    let name = file.display();
+    let manifest = manifest::parse(&read(file)?, &reading.options()?)
+        .map_err(|rejected| anyhow::anyhow!("{name} is rejected:\n{rejected}"))?;
+    for warning in &manifest.warnings {
+        eprintln!("podvmm: warning: {warning}");
+    }
+    let pod = &manifest.pod;
+    if pod.sandbox == Sandbox::NotAsked {
+        bail!(
+            "{name}: pod {} asks for no sandbox: a cluster would run it on the node's own kernel. For a \
+             VM of its own write `runtimeClassName: podvmm` into its spec",
+            pod.name
+        );
+    }
+    refuse_what_nobody_does(pod).with_context(|| name.to_string())?;
+    let size = reading.rule().size(limits(pod));
+    let size = size.with_context(|| format!("{name}: no VM is as large"))?;
+    let brought = brought(pod, images)?;
+    let configs: Vec<_> = brought.iter().map(|(_, image)| config(image)).collect();
+    let config_of = |wanted: &str| {
+        let position = brought.iter().position(|(name, _)| name == wanted)?;
+        configs.get(position)
+    };
+    let surroundings = Surroundings {
+        uid: uid()?,
+        node_name: rustix::system::uname().nodename().to_string_lossy().into(),
+        vcpus: size.vcpus.get().into(),
+        memory: size.memory.bytes(),
+        ..Surroundings::default()
+    };
+    let plan = plan::plan(&manifest, config_of, &surroundings).with_context(|| name.to_string())?;
+    refuse_volumes(&plan).with_context(|| name.to_string())?;
+
+    let mut whole = PodPlan::new(plan.name.clone());
+    whole.vcpus = size.vcpus;
+    whole.memory = size.memory;
+    whole.hostname.clone_from(&plan.hostname);
+    whole.sysctls.clone_from(&plan.sysctls);
+    whole.grace = plan.grace;
+    for volume in &plan.volumes {
+        if let Content::Host { path, .. } = &volume.content {
+            // What has to be there is, or is made.
+            manifest::volumes::prepare(rustix::fs::CWD, volume)
+                .with_context(|| format!("{name}: volume {}", volume.name))?;
+            whole.shares.push(SharePlan {
+                name: volume_share(&volume.name),
+                path: path.into(),
+                read_only: false,
+                is_rootfs: false,
+            });
+        }
+    }
+    let all = plan
+        .init_containers
+        .iter()
+        .map(|container| (container, true));
+    let all = all.chain(plan.containers.iter().map(|container| (container, false)));
+    for (container, init) in all {
+        let image = brought.iter().find(|(name, _)| *name == container.image);
+        let (_, image) = image.context("the image was brought")?;
+        let planned = translate(&mut whole, container, &image.root, &plan.hostname)
+            .with_context(|| format!("{name}: container {}", container.name))?;
+        whole.containers.push(ContainerPlan {
+            init,
+            restart: restart(plan.restart, init),
+            stop_signal: image.stop_signal()?,
+            ..planned
+        });
+    }
+    Ok(Planned {
+        plan: whole,
+        images: brought.into_iter().map(|(_, image)| image.root).collect(),
+    })
+}
+
+/// Fields that are good manifests' and that nothing here carries out yet.
+fn refuse_what_nobody_does(pod: &Pod) -> anyhow::Result<()> {
+    let refuse =
+        |field: &str| bail!("{field} is not carried out by `podvmm run -f` yet; remove it");
+    if pod.deadline.is_some() {
+        return refuse("spec.activeDeadlineSeconds");
+    }
+    if pod.share_processes {
+        return refuse("spec.shareProcessNamespace");
+    }
+    for container in pod.init_containers.iter().chain(&pod.containers) {
+        let name = &container.name;
+        for (there, field) in [
+            (container.liveness.is_some(), "livenessProbe"),
+            (container.readiness.is_some(), "readinessProbe"),
+            (container.startup.is_some(), "startupProbe"),
+            (container.post_start.is_some(), "lifecycle.postStart"),
+            (container.pre_stop.is_some(), "lifecycle.preStop"),
+        ] {
+            if there {
+                return refuse(&format!("container {name}: {field}"));
+            }
+        }
+        if container.ports.iter().any(|port| port.host_port.is_some()) {
+            return refuse(&format!("container {name}: ports[].hostPort"));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_volumes(plan: &plan::Plan) -> anyhow::Result<()> {
+    for volume in &plan.volumes {
+        let kind = match &volume.content {
+            Content::Host { .. } => continue,
+            Content::Directory | Content::Memory { .. } => "emptyDir",
+            Content::Files(_) => "configMap, secret, projected and downwardAPI",
+        };
+        bail!(
+            "volume {}: {kind} volumes are not made by `podvmm run -f` yet; use a hostPath",
+            volume.name
+        );
+    }
+    for container in plan.init_containers.iter().chain(&plan.containers) {
+        for mount in &container.mounts {
+            if let MountSource::Volume { name, sub_path } = &mount.source
+                && !sub_path.is_empty()
+            {
+                bail!(
+                    "container {}: volume {name}: subPath is not carried out by `podvmm run -f` yet",
+                    container.name
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every image of the pod once, by its name in the manifest.
+fn brought(pod: &Pod, args: &RunArgs) -> anyhow::Result<Vec<(String, Acquired)>> {
+    let mut all: Vec<(String, Acquired)> = Vec::new();
+    for container in pod.init_containers.iter().chain(&pod.containers) {
+        if all.iter().any(|(name, _)| *name == container.image) {
+            continue;
+        }
+        let shown = || format!("container {}: image {}", container.name, container.image);
+        let source = container.image.parse().map(image::Source::Name);
+        let pull = match container.pull {
+            PullPolicy::Always => image::Pull::Always,
+            PullPolicy::IfNotPresent => image::Pull::Missing,
+            PullPolicy::Never => image::Pull::Never,
+        };
+        let image = acquire(&source.with_context(shown)?, pull, args).with_context(shown)?;
+        all.push((container.image.clone(), image));
+    }
+    Ok(all)
+}
+
+fn config(image: &Acquired) -> plan::ImageConfig {
+    let settings = &image.config.config;
+    plan::ImageConfig {
+        entrypoint: settings.entrypoint.clone(),
+        cmd: settings.cmd.clone(),
+        env: settings.env.clone(),
+        user: settings.user.clone(),
+        working_dir: settings.working_dir.clone(),
+        stop_signal: Some(settings.stop_signal.clone()).filter(|signal| !signal.is_empty()),
+    }
+}
+
+fn restart(policy: RestartPolicy, init: bool) -> Restart {
+    match (policy, init) {
+        (RestartPolicy::Never, _) => Restart::Never,
+        (RestartPolicy::OnFailure, _) | (RestartPolicy::Always, true) => Restart::OnFailure,
+        (RestartPolicy::Always, false) => Restart::Always,
+    }
+}
+
+fn volume_share(volume: &str) -> String {
+    format!("volume-{volume}")
+}
+
+/// One container, and its root among the pod's shares.
+fn translate(
+    pod: &mut PodPlan,
+    container: &plan::ContainerPlan,
+    root: &RootFs,
+    hostname: &str,
+) -> anyhow::Result<ContainerPlan> {
+    let passwd = accounts(root, "etc/passwd")?;
+    let group = accounts(root, "etc/group")?;
+    let ids = container.user.resolve(&passwd, &group)?;
+    let mut config = ContainerConfig::command(container.args.iter().cloned());
+    config.id.clone_from(&container.name);
+    config.user = User {
+        uid: ids.uid,
+        gid: ids.gid,
+    };
+    hostname.clone_into(&mut config.hostname);
+    config.stdio = if container.tty {
+        let (rows, cols) = terminal::size();
+        Stdio::Terminal { rows, cols }
+    } else {
+        Stdio::pipes(container.stdin)
+    };
+    config.mounts = container.mounts.iter().filter_map(mount).collect();
+
+    let mut planned = ContainerPlan::new(&config);
+    let mut process = plan::oci::process(container, &ids);
+    let env = process["env"].as_array_mut();
+    env.context("a process has variables")?
+        .push(json!(format!("HOSTNAME={hostname}")));
+    planned.spec["process"] = process;
+    planned.spec["linux"]["resources"] = plan::oci::resources(container);
+    if !container.masked_proc {
+        planned.spec["linux"]["maskedPaths"] = json!([]);
+        planned.spec["linux"]["readonlyPaths"] = json!([]);
+    }
+    planned.seccomp = plan::oci::seccomp(container)
+        .map(compile_seccomp)
+        .transpose()?;
+    // With changes kept in the guest, so that mount points can be made before it is read-only.
+    planned.spec["root"]["readonly"] = json!(container.read_only_root);
+    let share = format!("root-{}", container.name);
+    planned.rootfs = pod.rootfs(&share, root.path(), Changes::Guest);
+    planned.stdin = container.stdin;
+    Ok(planned)
+}
+
+/// /etc/hosts and its like are the image's: a pod without a network has no use for others.
+fn mount(mount: &plan::Mount) -> Option<Mount> {
+    match &mount.source {
+        MountSource::Volume { name, .. } => Some(Mount {
+            share: volume_share(name),
+            destination: mount.path.clone(),
+            read_only: mount.read_only,
+        }),
+        MountSource::Hosts
+        | MountSource::Hostname
+        | MountSource::ResolvConf
+        | MountSource::Termination => None,
+    }
+}
+
+/// A file of the image that lists accounts; nothing if there is none.
+fn accounts(root: &RootFs, path: &str) -> anyhow::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = match rustix::fs::openat2(root.dir(), path, flags, Mode::empty(), resolve) {
+        Ok(file) => std::fs::File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
+        Err(errno) => return Err(errno).with_context(|| format!("/{path} of the image")),
+    };
+    if !file.metadata()?.is_file() {
+        bail!("/{path} of the image is no file");
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_ACCOUNTS).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A random UUID (RFC 9562, version 4), as the API server gives.
+fn uid() -> anyhow::Result<String> {
+    let mut bytes = [0_u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("no random numbers for the pod's uid")?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    Ok(parts.join("-"))
+}

@@ -1,0 +1,152 @@
+//! Kubernetes manifests: `run -f`, and what is done with their pods afterwards.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Bench, Outcome, file};
+use crate::images::Images;
+use crate::pods::{Pod, podvmm_does};
+use crate::rootfs::TempDir;
+
+/// As a user of AKS would bring them.
+const UNTRUSTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cri/pods/untrusted.yaml");
+const TRUSTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cri/pods/trusted.yaml");
+const IMAGE: &str = "mcr.azk8s.cn/aks/fundamental/base-ubuntu:v0.0.11";
+
+fn images() -> Images {
+    let images = Images::new(json!({ "Env": ["PATH=/bin"] }));
+    let layout = images.layout();
+    let layout = layout.to_str().expect("it is text");
+    images
+        .verb(&["import", "--quiet", "--name", IMAGE, layout])
+        .status(0);
+    images
+}
+
+fn run(bench: &Bench, images: &Images, manifest: &Path, options: &[&str]) -> Outcome {
+    let mut run = bench.run(["-f"]);
+    run.command
+        .arg(manifest)
+        .arg("--store")
+        .arg(images.store())
+        .args(options);
+    run.outcome()
+}
+
+#[test]
+fn the_untrusted_pod_runs_as_it_was_written() {
+    let bench = Bench::new();
+    let images = images();
+    let pod = Pod("untrusted".to_owned());
+    run(&bench, &images, UNTRUSTED.as_ref(), &[]).prints("untrusted\n");
+    pod.wait_for_log(".\n");
+    let inside = podvmm_does(&["exec", "untrusted", "--", "uname", "-r"]).text();
+    assert!(inside.ends_with("-podvmm\n"), "{inside}");
+    assert_eq!(pod.record()["plan"]["memory"], 2_u64 << 30);
+    // An image in use stays, whoever asked for the pod.
+    images.verb(&["rm", IMAGE]).failed(125, &["in use", IMAGE]);
+    podvmm_does(&["rm", "-f", "untrusted"]).prints("untrusted\n");
+    images.verb(&["rm", IMAGE]).status(0);
+}
+
+#[test]
+fn containers_run_in_order_within_their_limits_and_again_by_policy() {
+    let bench = Bench::new();
+    let images = images();
+    let dir = TempDir::new();
+    let shared = dir.path().display();
+    let manifest = format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: e2e-two, labels: {{app: web}}}}
+spec:
+  runtimeClassName: podvmm
+  restartPolicy: OnFailure
+  terminationGracePeriodSeconds: 1
+  initContainers:
+  - {{name: first, image: '{IMAGE}', command: [sh, -c, 'echo first >> /s/order'], volumeMounts: [{{name: s, mountPath: /s}}]}}
+  containers:
+  - name: one
+    image: '{IMAGE}'
+    command: [sh, -c, 'echo one >> /s/order; cat /sys/fs/cgroup/memory.max; echo $APP $(id -u); sleep 1000']
+    env: [{{name: APP, valueFrom: {{fieldRef: {{fieldPath: \"metadata.labels['app']\"}}}}}}]
+    resources: {{limits: {{cpu: 500m, memory: 64Mi}}}}
+    securityContext: {{runAsUser: 1234, readOnlyRootFilesystem: true}}
+    volumeMounts: [{{name: s, mountPath: /s}}]
+  - name: two
+    image: '{IMAGE}'
+    command: [sh, -c, 'echo again; exit 3']
+  volumes:
+  - {{name: s, hostPath: {{path: '{shared}', type: Directory}}}}
+"
+    );
+    fs::write(dir.join("order"), "").unwrap();
+    for (path, mode) in [(dir.join("order"), 0o666), (dir.path().to_owned(), 0o755)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let path = file(dir.path(), "pod.yaml", manifest.as_bytes());
+    let pod = Pod("e2e-two".to_owned());
+    run(&bench, &images, &path, &[]).prints("e2e-two\n");
+    pod.wait_for_log("web 1234\n");
+    podvmm_does(&["logs", "e2e-two/one"]).prints("67108864\nweb 1234\n");
+    // It has failed, and is started again.
+    let again = || podvmm_does(&["logs", "e2e-two/two"]).text();
+    for _ in 0..600 {
+        if again().matches("again").count() > 1 {
+            break;
+        }
+        sleep(Duration::from_millis(200));
+    }
+    assert!(again().matches("again").count() > 1, "{}", again());
+    assert_eq!(
+        fs::read_to_string(dir.join("order")).unwrap(),
+        "first\none\n"
+    );
+    let plan = pod.record()["plan"].clone();
+    assert_eq!(plan["vcpus"], 2);
+    assert_eq!(plan["memory"], (2_u64 << 30) + (64 << 20));
+}
+
+#[test]
+fn manifests_that_are_not_run() {
+    let bench = Bench::new();
+    let images = images();
+    run(&bench, &images, TRUSTED.as_ref(), &[])
+        .refused(&["asks for no sandbox", "runtimeClassName"]);
+    run(&bench, &images, "/nothing/there".as_ref(), &[]).refused(&["/nothing/there"]);
+    let dir = TempDir::new();
+    let untrusted = fs::read_to_string(UNTRUSTED).unwrap();
+    for (name, text, words) in [
+        (
+            "tab",
+            untrusted.replace("  containers", "\tcontainers"),
+            &["tab", "line"][..],
+        ),
+        (
+            "image",
+            untrusted.replace("v0.0.11", "v0"),
+            &["mcr.azk8s.cn", "untrusted"],
+        ),
+        (
+            "probe",
+            format!("{untrusted}\n    livenessProbe: {{exec: {{command: [\"true\"]}}}}\n"),
+            &["untrusted", "livenessProbe"],
+        ),
+    ] {
+        let path = file(dir.path(), name, text.as_bytes());
+        let image = if name == "image" {
+            text.replace("command:", "imagePullPolicy: Never\n    command:")
+        } else {
+            text
+        };
+        fs::write(&path, image).unwrap();
+        run(&bench, &images, &path, &[]).failed(125, words);
+    }
+    // What the manifest says is not said twice.
+    run(&bench, &images, UNTRUSTED.as_ref(), &["--cpus", "2"]).failed(125, &["--cpus", "--file"]);
+}
