@@ -112,10 +112,13 @@ pub(crate) fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Undoes [`child_events`]' and [`ignore_broken_pipes`]' effect on what this process executes next.
+/// Undoes [`child_events`]' and [`ignore_broken_pipes`]' effect on what this process executes next, and
+/// that of whoever started the agent: shells ignore some signals on behalf of background jobs.
 pub(crate) fn reset_signals() -> io::Result<()> {
-    // SAFETY: SIG_DFL is a valid disposition of SIGPIPE and runs no code.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: SIG_DFL is a valid disposition of each of them and runs no code.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let set = signal_set(&[])?;
     // SAFETY: sigprocmask reads a live set and may be given no place for the old one.
     super::check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) })?;
