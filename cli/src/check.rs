@@ -99,7 +99,7 @@ fn style() -> Style {
     }
 }
 
-/// Prints to whoever still listens: `check | head` is no error.
+/// Prints to whoever still listens: `podvmm ps | head` is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::digest::{Digest, Hasher};
 use crate::manifest::{Manifest, ManifestError, or_default, parse};
+use crate::path::normal;
 use crate::platform::Platform;
 
 /// A configuration from which no process can be made.
@@ -211,19 +212,9 @@ fn name_of(variable: &str) -> &str {
     variable.split('=').next().unwrap_or_default()
 }
 
-/// The path from `/`, without `.` and empty parts; `..` goes up as far as `/`.
+/// The path from `/`.
 fn absolute(path: &str) -> String {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
+    format!("/{}", normal(path))
 }
 
 /// Signals by name; docker takes the same.

@@ -44,6 +44,7 @@ mod compression;
 pub mod config;
 pub mod digest;
 pub mod manifest;
+mod path;
 pub mod platform;
 pub mod progress;
 pub mod reference;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use image::{Platform, Pull, Reference, Source};
+use sandbox::config::parse_bytes;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,7 +63,7 @@ pub struct FetchArgs {
     #[arg(long, value_name = "PLATFORM", default_value = "linux/amd64")]
     pub platform: Platform,
     /// Largest size of an image when it is unpacked: 64G, 512M or bytes
-    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = parse_bytes)]
     pub max_size: u64,
     /// Speaks to the registry without TLS, as is done on loopback in any case
     #[arg(long)]
@@ -170,28 +171,6 @@ fn pull(text: &str) -> Result<Pull, String> {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size; write 64G, 512M or plain bytes");
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit
-        .to_ascii_lowercase()
-        .trim_end_matches("ib")
-        .trim_end_matches('b')
-    {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,10 +178,10 @@ mod tests {
     #[test]
     fn sizes_and_moments_are_read_as_people_write_them() {
         for (text, bytes) in [("64G", 64 << 30), ("1k", 1024), ("5MiB", 5 << 20), ("7", 7)] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
         for text in ["", "G", "-1", "1.5G", "1X", "99999999999T"] {
-            assert!(size(text).is_err(), "{text}");
+            assert!(parse_bytes(text).is_err(), "{text}");
         }
         assert_eq!(pull("always"), Ok(Pull::Always));
         assert!(pull("sometimes").is_err());

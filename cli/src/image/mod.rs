@@ -6,9 +6,7 @@ mod progress;
 mod root;
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 
-use anyhow::Context;
 use image::source::RegistryOptions;
 use image::store::Freed;
 use image::unpack::Limits;
@@ -17,6 +15,7 @@ use image::{Image, Pull, Source, Store, Wanted};
 use self::args::{Command, FetchArgs, StoreArgs};
 use self::progress::Meter;
 pub use self::root::{Acquired, Process, Root, acquire};
+use crate::check::print;
 
 /// Does what the arguments ask for and gives the status.
 pub fn image(args: &args::Image) -> anyhow::Result<u8> {
@@ -146,15 +145,4 @@ fn told(freed: &Freed) -> String {
         );
     }
     text
-}
-
-/// Prints to whoever still listens: `image ls | head` is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("standard output cannot be written")
-        }
-        _ => Ok(()),
-    }
 }

@@ -4,7 +4,7 @@
 pub mod run;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -14,6 +14,8 @@ use manifest::{MAX_BYTES, Manifest, Objects, Options, Problem, Rejected, Sandbox
 use sandbox::sizing::{Limits, Profile, Rule, Size};
 use serde_json::{Value, json};
 use vmm::{MemorySize, VcpuCount};
+
+use crate::check::print;
 
 /// Status for a manifest that is not accepted.
 const REJECTED: u8 = 1;
@@ -109,13 +111,8 @@ pub fn run(command: &Command) -> anyhow::Result<u8> {
         true => serde_json::to_string_pretty(&as_json(&verdict))? + "\n",
         false => as_text(args, &verdict),
     };
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("standard output cannot be written")
-        }
-        _ => Ok(if fine { 0 } else { REJECTED }),
-    }
+    print(&text)?;
+    Ok(if fine { 0 } else { REJECTED })
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::SourceError;
 use crate::compression::{Compression, decompress};
+use crate::path::normal;
 use crate::tar::{Archive, Kind};
 
 /// Most files of an archive.
@@ -161,21 +162,6 @@ fn members(file: &mut File) -> io::Result<HashMap<String, Member>> {
         }
     }
     Ok(members)
-}
-
-/// A name without `.`, `..` and empty parts.
-fn normal(path: &str) -> String {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 /// A part of a file, read without moving the file's position.
