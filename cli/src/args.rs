@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
+use sandbox::forward::PortPlan;
 use sandbox::monitor::Restart;
 use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
@@ -15,8 +16,10 @@ use crate::image::args::{Image, RunArgs};
 use crate::install::args::{Install, Uninstall};
 use crate::manifest::Reading;
 
+mod ports;
 mod verbs;
 
+pub use ports::PortForward;
 pub use verbs::{
     Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
 };
@@ -47,6 +50,8 @@ pub enum Command {
     Exec(Exec),
     /// Prints what a container has written
     Logs(Logs),
+    /// Forwards ports of this host to a pod's, until Ctrl-C
+    PortForward(PortForward),
     /// Shows what pods use of their virtual machines
     Stats(Stats),
     /// Prints everything that is known of pods, as JSON
@@ -213,6 +218,11 @@ pub struct Run {
     /// netns:/run/netns/NAME; needs root
     #[arg(long, value_name = "none|netns:PATH", default_value = "none", value_parser = Net::parse)]
     pub net: Net,
+    /// Lets a port of this host lead to one of the pod, as long as the pod runs: HOST:CONTAINER,
+    /// IP:HOST:CONTAINER, or CONTAINER alone for a free one (see ps). TCP, at all of this host's addresses
+    /// unless one is named; the pod needs no network for it
+    #[arg(short, long, value_name = "[[IP:][HOST]:]CONTAINER", value_parser = ports::publish)]
+    pub publish: Vec<PortPlan>,
     /// Lets the pod reach the metadata service of a cloud (169.254.169.254), which gives credentials of
     /// this machine to whoever asks from it
     #[arg(long)]

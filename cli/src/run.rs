@@ -253,6 +253,7 @@ fn of_any_pod(plan: &mut PodPlan, args: &Run, root: Option<&Path>) -> anyhow::Re
             allow_metadata: args.allow_metadata,
         });
     }
+    plan.publish.extend(&args.publish);
     plan.net_limit = args.net_rate;
     plan.disk_limit = args.disk_rate;
     plan.log = LogLimits {

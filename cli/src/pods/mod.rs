@@ -3,6 +3,7 @@
 pub mod exec;
 pub mod inspect;
 pub mod logs;
+pub mod port_forward;
 pub mod ps;
 pub mod stats;
 pub mod steer;

@@ -20,7 +20,7 @@
 //! - [`protocol`], [`client`]: what is asked of a monitor.
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
-//! - `shared`, `supervise`, `server`, `exec`: the monitor's parts.
+//! - `shared`, `supervise`, `server`, `exec`, `ports`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -34,6 +34,7 @@ mod exec;
 mod host_process;
 pub mod outlet;
 pub mod plan;
+mod ports;
 pub mod protocol;
 pub mod record;
 mod server;
@@ -52,14 +53,16 @@ pub use host_process::HostProcess;
 pub use outlet::{LogOutlet, Outlet};
 pub use plan::{ContainerPlan, NetworkPlan, PlanError, PodPlan, Restart, SharePlan};
 pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
-pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord};
+pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
 
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
 use crate::events::{EventSink, PodEvent};
+use crate::forward::ListenError;
 use crate::pod::{Pod, PodError};
 use crate::rundir::{RunDir, RunDirError};
 use host_process::HostProcess as Process;
+use ports::Ports;
 use server::Server;
 use shared::Shared;
 
@@ -78,6 +81,9 @@ pub enum MonitorError {
     /// Its record could not be written.
     #[error("the pod's record cannot be written")]
     Record(#[source] io::Error),
+    /// A port of the host is not to be had.
+    #[error(transparent)]
+    Port(#[from] ListenError),
     /// Nobody could reach it.
     #[error("the pod's socket cannot be made")]
     Socket(#[source] io::Error),
@@ -131,6 +137,7 @@ pub struct Monitor {
     shared: Arc<Shared>,
     outlet: Arc<dyn Outlet>,
     server: Server,
+    ports: Ports,
     log: Option<log::LevelFilter>,
 }
 
@@ -164,6 +171,7 @@ impl Monitor {
             shared,
             outlet,
             server,
+            ports: Ports::default(),
             log: None,
         })
     }
@@ -184,8 +192,11 @@ impl Monitor {
     /// # Errors
     /// [`MonitorError`]; nothing is left behind.
     pub fn start(&self) -> Result<(), MonitorError> {
-        self.start_vm()
+        self.ports
+            .take(&self.shared)
+            .and_then(|()| self.start_vm())
             .and_then(|()| supervise::start(&self.shared, &self.outlet))
+            .and_then(|()| self.ports.open(&self.shared))
             .map_err(|error| self.give_up(error))
     }
 
@@ -277,6 +288,7 @@ impl Monitor {
 
     /// Writes the last record down and answers whoever waits for it.
     fn finish(&self, reason: Option<String>) -> PodRecord {
+        self.ports.close();
         self.shared.change(|state| {
             state.record.phase = Phase::Stopped;
             state.record.ended = Some(crate::timestamp::Timestamp::now());

@@ -15,6 +15,7 @@ use vmm::{MemorySize, VcpuCount};
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
+use crate::forward::PortPlan;
 use crate::jail::{JailMode, SeccompMode};
 use crate::logs::LogLimits;
 use crate::net::{NetError, Netns, Network};
@@ -93,6 +94,8 @@ pub struct PodPlan {
     pub shares: Vec<SharePlan>,
     /// The guest's network.
     pub network: Option<NetworkPlan>,
+    /// TCP ports of the host that stand for ports of the guest's localhost.
+    pub publish: Vec<PortPlan>,
     /// What each interface may move in a second.
     pub net_limit: RateLimit,
     /// What may be read and written in a second.
@@ -241,6 +244,7 @@ impl PodPlan {
             console: None,
             shares: Vec::new(),
             network: None,
+            publish: Vec::new(),
             net_limit: config.net_limit,
             disk_limit: config.disk_limit,
             jail: config.jail,

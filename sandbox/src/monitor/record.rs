@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -103,6 +104,16 @@ pub struct ContainerRecord {
     pub restarts: u32,
 }
 
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortRecord {
+    /// Where the host listens.
+    pub host: SocketAddr,
+    /// The pod's port.
+    pub pod: u16,
+}
+
 /// What is known of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +142,9 @@ pub struct PodRecord {
     pub warden: Option<HostProcess>,
     /// Network namespace that it has joined.
     pub netns: Option<std::path::PathBuf>,
+    /// Ports of the host that stand for its own.
+    #[serde(default)]
+    pub ports: Vec<PortRecord>,
     /// `uname -r` of its guest.
     pub kernel: Option<String>,
     /// What of its VMM's jail is missing.
@@ -166,6 +180,7 @@ impl PodRecord {
             monitor: HostProcess::this(),
             warden: None,
             netns: plan.network.as_ref().map(|network| network.netns.clone()),
+            ports: Vec::new(),
             kernel: None,
             jail_gaps: Vec::new(),
             containers: containers.collect(),
