@@ -17,7 +17,7 @@ use crate::rootfs::TempDir;
 
 /// On port 80 a web server, on port 81 one that sends back what it is sent.
 const SERVERS: &str = "mkdir /tmp/www; echo served by $(hostname) > /tmp/www/index.html
-    httpd -p 80 -h /tmp/www; nc -lk -p 81 -e cat & echo serving; wait";
+    httpd -p 80 -h /tmp/www; nc -ll -p 81 -e cat & echo serving; wait";
 
 /// What goes there and back: more than is on the way at any time.
 fn bulk(seed: u8) -> Vec<u8> {
@@ -105,7 +105,8 @@ fn ports_that_cannot_be_published() {
         bench.sh_with([option], "true").outcome().refused(words);
     };
     refused("8080:80/udp", &["--publish", "udp", "--net cni"]);
-    refused("8080", &["--publish", "8080"]);
+    refused("192.0.2.1:8080:80", &["192.0.2.1:8080", "no such address"]);
+    refused("localhost:8080:80", &["--publish", "localhost"]);
 }
 
 #[test]
