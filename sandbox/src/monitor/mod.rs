@@ -20,7 +20,7 @@
 //! - [`protocol`], [`client`]: what is asked of a monitor.
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
-//! - `shared`, `supervise`, `server`, `exec`, `ports`: the monitor's parts.
+//! - `shared`, `supervise`, `server`, `exec`, `ports`, `network`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -32,6 +32,7 @@ pub mod client;
 pub mod detach;
 mod exec;
 mod host_process;
+mod network;
 pub mod outlet;
 pub mod plan;
 mod ports;
@@ -51,7 +52,7 @@ use thiserror::Error;
 pub use client::{ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
 pub use outlet::{LogOutlet, Outlet};
-pub use plan::{ContainerPlan, NetworkPlan, PlanError, PodPlan, Restart, SharePlan};
+pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
 pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
@@ -59,6 +60,7 @@ pub use store::{PodStore, PodView, Status, StoreError};
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
 use crate::events::{EventSink, PodEvent};
 use crate::forward::ListenError;
+use crate::net::cni::CniError;
 use crate::pod::{Pod, PodError};
 use crate::rundir::{RunDir, RunDirError};
 use host_process::HostProcess as Process;
@@ -84,6 +86,9 @@ pub enum MonitorError {
     /// A port of the host is not to be had.
     #[error(transparent)]
     Port(#[from] ListenError),
+    /// It has no network of its own.
+    #[error(transparent)]
+    Cni(#[from] CniError),
     /// Nobody could reach it.
     #[error("the pod's socket cannot be made")]
     Socket(#[source] io::Error),
@@ -203,6 +208,9 @@ impl Monitor {
     fn start_vm(&self) -> Result<(), MonitorError> {
         let mut config = self.shared.plan.open()?;
         config.log = self.log;
+        if let Some(network) = network::attach(&self.shared)? {
+            config.network = Some(network);
+        }
         config.cancel = Some(self.shared.cancellation().map_err(PodError::Connect)?);
         let shared = Arc::clone(&self.shared);
         config.events = Some(EventSink::new(move |event| {
@@ -246,8 +254,11 @@ impl Monitor {
         } else {
             cause.map_or(error, MonitorError::Pod)
         };
+        let remains = network::detach(&self.shared);
         self.finish(Some(error.to_string()));
-        let _ = self.shared.dir.keep(false);
+        if remains.is_none() {
+            let _ = self.shared.dir.keep(false);
+        }
         self.shared.dir.leave();
         error
     }
@@ -277,8 +288,10 @@ impl Monitor {
             None if is_destroyed => Some("it was ended from outside".to_owned()),
             None => early.then(|| "the guest's agent is gone".to_owned()),
         };
-        let record = self.finish(reason);
-        if self.shared.plan.remove {
+        let remains = network::detach(&self.shared);
+        let is_clean = remains.is_none();
+        let record = self.finish(reason.or(remains));
+        if self.shared.plan.remove && is_clean {
             let _ = self.shared.dir.keep(false);
         }
         // Not all threads are through with the pod, and the process may end before they are.

@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::host_process::{HostProcess, boot_id};
-use super::plan::PodPlan;
+use super::plan::{NetworkSource, PodPlan};
 use crate::container::Exit;
 use crate::timestamp::Timestamp;
 
@@ -140,8 +140,11 @@ pub struct PodRecord {
     pub monitor: Option<HostProcess>,
     /// The warden of its VMM.
     pub warden: Option<HostProcess>,
-    /// Network namespace that it has joined.
+    /// Network namespace that it has joined, or has for itself.
     pub netns: Option<std::path::PathBuf>,
+    /// Its addresses there, where plugins gave it some.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     /// Ports of the host that stand for its own.
     #[serde(default)]
     pub ports: Vec<PortRecord>,
@@ -179,7 +182,14 @@ impl PodRecord {
             foreground,
             monitor: HostProcess::this(),
             warden: None,
-            netns: plan.network.as_ref().map(|network| network.netns.clone()),
+            netns: plan
+                .network
+                .as_ref()
+                .and_then(|network| match &network.source {
+                    NetworkSource::Netns(path) => Some(path.clone()),
+                    NetworkSource::Cni(_) => None,
+                }),
+            addresses: Vec::new(),
             ports: Vec::new(),
             kernel: None,
             jail_gaps: Vec::new(),
