@@ -20,6 +20,7 @@
 //! - [`protocol`], [`client`]: what is asked of a monitor.
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
+//! - [`health`]: probes, and hooks beside starts and ends.
 //! - `shared`, `supervise`, `server`, `exec`: the monitor's parts.
 //!
 //! # When something dies
@@ -31,6 +32,7 @@
 pub mod client;
 pub mod detach;
 mod exec;
+pub mod health;
 mod host_process;
 pub mod outlet;
 pub mod plan;
@@ -65,6 +67,10 @@ use shared::Shared;
 
 /// Stack of each of a monitor's threads.
 const STACK: usize = 256 * 1024;
+
+/// Why a pod was ended by its own plan, in the kubelet's words.
+const PAST_DEADLINE: &str =
+    "DeadlineExceeded: Pod was active on the node longer than the specified deadline";
 
 /// Why a pod could not be started.
 #[derive(Debug, Error)]
@@ -245,11 +251,12 @@ impl Monitor {
     #[must_use]
     pub fn wait(self) -> Ended {
         self.shared.wait_until(None, shared::State::is_done);
-        let (pod, early, is_destroyed) = {
+        let (pod, early, is_destroyed, is_past_deadline) = {
             let mut state = self.shared.lock();
             state.no_more_starts = true;
             let early = !state.have_all_exited();
-            (state.pod.take(), early, state.is_destroyed)
+            let (is_destroyed, is_past) = (state.is_destroyed, state.is_past_deadline);
+            (state.pod.take(), early, is_destroyed, is_past)
         };
         let mut failure = None;
         if let Some(pod) = pod {
@@ -263,6 +270,7 @@ impl Monitor {
         }
         let reason = match &failure {
             Some(error) => Some(one_line(error)),
+            None if is_past_deadline => Some(PAST_DEADLINE.to_owned()),
             None if is_destroyed => Some("it was ended from outside".to_owned()),
             None => early.then(|| "the guest's agent is gone".to_owned()),
         };
@@ -283,6 +291,7 @@ impl Monitor {
             state.record.reason = reason;
             for container in &mut state.record.containers {
                 container.phase = ContainerPhase::Exited;
+                container.ready = false;
             }
             state.is_over = true;
         });

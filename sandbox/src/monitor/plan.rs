@@ -12,6 +12,7 @@ use serde_json::Value;
 use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
+use super::health::Health;
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
@@ -107,6 +108,8 @@ pub struct PodPlan {
     pub containers: Vec<ContainerPlan>,
     /// How long containers are given to end when the pod is stopped.
     pub grace: Duration,
+    /// How long the pod may run.
+    pub deadline: Option<Duration>,
     /// How much of each container's output is kept.
     pub log: LogLimits,
     /// Whether the directory goes when the pod has ended.
@@ -174,6 +177,8 @@ pub struct ContainerPlan {
     pub restart: Restart,
     /// What asks it to end.
     pub stop_signal: u32,
+    /// Its probes and hooks.
+    pub health: Health,
 }
 
 impl ContainerPlan {
@@ -196,6 +201,7 @@ impl ContainerPlan {
             seccomp: None,
             restart: Restart::Never,
             stop_signal: DEFAULT_STOP_SIGNAL,
+            health: Health::default(),
         }
     }
 
@@ -248,6 +254,7 @@ impl PodPlan {
             cgroup: None,
             containers: Vec::new(),
             grace: DEFAULT_GRACE,
+            deadline: None,
             log: LogLimits::default(),
             remove: false,
         }

@@ -1,5 +1,6 @@
 //! What the threads of a monitor share: the pod's record, and the pod while there is one.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,12 +34,23 @@ pub(super) struct State {
     pub is_agent_gone: bool,
     /// The record is the last one.
     pub is_over: bool,
+    /// It ran as long as it may.
+    pub is_past_deadline: bool,
+    /// Containers that were asked to end, by name and run.
+    pub asked_to_end: HashSet<(String, u32)>,
 }
 
 impl State {
     pub fn container(&mut self, name: &str) -> Option<&mut ContainerRecord> {
         let mut containers = self.record.containers.iter_mut();
         containers.find(|record| record.name == name)
+    }
+
+    /// Whether this run of a container goes on: it is told by the number of restarts before it.
+    pub fn is_running(&self, name: &str, run: u32) -> bool {
+        let record = self.record.container(name);
+        record
+            .is_some_and(|record| record.phase == ContainerPhase::Running && record.restarts == run)
     }
 
     pub fn have_all_exited(&self) -> bool {
@@ -65,6 +77,8 @@ impl Shared {
                 is_destroyed: false,
                 is_agent_gone: false,
                 is_over: false,
+                is_past_deadline: false,
+                asked_to_end: HashSet::new(),
             }),
             changed: Condvar::new(),
         })
