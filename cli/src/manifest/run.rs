@@ -255,6 +255,7 @@ fn translate(
     let share = format!("root-{}", container.name);
     planned.rootfs = pod.rootfs(&share, root.path(), Changes::Guest);
     planned.stdin = container.stdin;
+    planned.stdin_once = container.stdin_once;
     Ok(planned)
 }
 

@@ -61,7 +61,7 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, request: &ExecRequest
     let _ = handle.remove();
 }
 
-fn steer(process: &ProcessHandle, socket: &OwnedFd) {
+pub(super) fn steer(process: &ProcessHandle, socket: &OwnedFd) {
     while let Ok(Some((steer, _))) = packet::receive::<Steer>(socket) {
         let outcome = match steer {
             Steer::Signal(signal) => process.signal(signal, false),

@@ -21,7 +21,7 @@
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
-//! - `shared`, `supervise`, `server`, `exec`: the monitor's parts.
+//! - `shared`, `supervise`, `server`, `exec`, `attach`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -29,6 +29,7 @@
 //! host: the record has another host's boot id. [`PodStore::remove`] removes all of them, and first
 //! whatever may still be there.
 
+mod attach;
 pub mod client;
 pub mod detach;
 mod exec;
@@ -49,9 +50,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use client::{ClientError, ExecSession, PodClient};
+pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
-pub use outlet::{LogOutlet, Outlet};
+pub use outlet::{Attachment, LogOutlet, Outlet};
 pub use plan::{ContainerPlan, NetworkPlan, PlanError, PodPlan, Restart, SharePlan};
 pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord};
@@ -135,7 +136,6 @@ pub enum Mode {
 /// Runs a pod in this process.
 pub struct Monitor {
     shared: Arc<Shared>,
-    outlet: Arc<dyn Outlet>,
     server: Server,
     log: Option<log::LevelFilter>,
 }
@@ -160,7 +160,7 @@ impl Monitor {
         let record = PodRecord::new(&plan, mode == Mode::Foreground);
         record.write(dir.path()).map_err(MonitorError::Record)?;
         record::write_plan(dir.path(), &plan).map_err(MonitorError::Record)?;
-        let shared = Shared::new(plan, dir, record).map_err(MonitorError::Socket)?;
+        let shared = Shared::new(plan, dir, record, outlet).map_err(MonitorError::Socket)?;
         let shared = Arc::new(shared);
         let server = Server::start(&shared).map_err(MonitorError::Socket)?;
         if mode == Mode::Detached {
@@ -168,7 +168,6 @@ impl Monitor {
         }
         Ok(Self {
             shared,
-            outlet,
             server,
             log: None,
         })
@@ -191,7 +190,7 @@ impl Monitor {
     /// [`MonitorError`]; nothing is left behind.
     pub fn start(&self) -> Result<(), MonitorError> {
         self.start_vm()
-            .and_then(|()| supervise::start(&self.shared, &self.outlet))
+            .and_then(|()| supervise::start(&self.shared))
             .map_err(|error| self.give_up(error))
     }
 
@@ -331,7 +330,7 @@ impl MonitorHandle {
 
 /// Whether the connection to the agent broke, so that there may be a better reason.
 fn is_broken(error: &MonitorError) -> bool {
-    matches!(error, MonitorError::Pod(PodError::Container(error)) if !error.is_refusal())
+    matches!(error, MonitorError::Pod(error) if error.is_of_connection())
 }
 
 /// An error and its causes.

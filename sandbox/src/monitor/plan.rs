@@ -169,6 +169,8 @@ pub struct ContainerPlan {
     pub terminal: Option<(u16, u16)>,
     /// Whether it has an input. Without a terminal at the other end nothing is ever read from it.
     pub stdin: bool,
+    /// Whether its input ends with that of the first client that attaches.
+    pub stdin_once: bool,
     /// Name of the container whose pid namespace it shares, if it does.
     pub pid_namespace_of: Option<String>,
     /// What its processes may ask of the guest's kernel, if that is limited.
@@ -197,6 +199,7 @@ impl ContainerPlan {
             rootfs: request.rootfs,
             terminal,
             stdin,
+            stdin_once: false,
             pid_namespace_of: None,
             seccomp: None,
             restart: Restart::Never,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::outlet::Outlet;
 use super::plan::PodPlan;
 use super::record::{ContainerPhase, ContainerRecord, Phase, PodRecord};
 use crate::pod::Pod;
@@ -16,6 +17,7 @@ use crate::rundir::RunDir;
 pub(super) struct Shared {
     pub plan: PodPlan,
     pub dir: Arc<RunDir>,
+    pub outlet: Arc<dyn Outlet>,
     /// Readable when the start is to be given up.
     cancel: OwnedFd,
     state: Mutex<State>,
@@ -65,10 +67,16 @@ impl State {
 }
 
 impl Shared {
-    pub fn new(plan: PodPlan, dir: Arc<RunDir>, record: PodRecord) -> io::Result<Self> {
+    pub fn new(
+        plan: PodPlan,
+        dir: Arc<RunDir>,
+        record: PodRecord,
+        outlet: Arc<dyn Outlet>,
+    ) -> io::Result<Self> {
         Ok(Self {
             plan,
             dir,
+            outlet,
             cancel: eventfd(0, EventfdFlags::CLOEXEC)?,
             state: Mutex::new(State {
                 record,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::health::watch::Watch;
 use super::health::{ending, question};
-use super::outlet::{Connected, Outlet};
+use super::outlet::Connected;
 use super::plan::{ContainerPlan, Restart};
 use super::record::{ContainerPhase, ExitRecord, Phase};
 use super::shared::{Shared, State};
@@ -27,7 +27,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 struct Supervisor {
     shared: Arc<Shared>,
-    outlet: Arc<dyn Outlet>,
     pod: Arc<Pod>,
 }
 
@@ -39,12 +38,11 @@ struct Running {
 }
 
 /// Starts the containers of a pod whose VM runs.
-pub(super) fn start(shared: &Arc<Shared>, outlet: &Arc<dyn Outlet>) -> Result<(), MonitorError> {
+pub(super) fn start(shared: &Arc<Shared>) -> Result<(), MonitorError> {
     let pod = shared.lock().pod.clone().ok_or(MonitorError::Destroyed)?;
     watch_deadline(shared)?;
     let supervisor = Supervisor {
         shared: Arc::clone(shared),
-        outlet: Arc::clone(outlet),
         pod,
     };
     let (inits, others): (Vec<_>, Vec<_>) =
@@ -95,7 +93,7 @@ impl Supervisor {
             return Err(MonitorError::Destroyed);
         }
         let mut process = self.pod.create(plan.request())?;
-        let connected = self.outlet.connect(plan, &mut process);
+        let connected = self.shared.outlet.connect(plan, &mut process);
         let outcome = match connected {
             Ok(streams) => process.start().map(|()| streams).map_err(Into::into),
             Err(source) => Err(MonitorError::Outlet {
