@@ -18,7 +18,7 @@ use crate::manifest::Reading;
 mod verbs;
 
 pub use verbs::{
-    Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
+    Attach, Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
 };
 
 /// Give every pod its own virtual machine.
@@ -45,6 +45,8 @@ pub enum Command {
     Ps(Ps),
     /// Runs one more command in a container of a pod that runs
     Exec(Exec),
+    /// Shows what a container writes from now on, and passes input on to it
+    Attach(Attach),
     /// Prints what a container has written
     Logs(Logs),
     /// Shows what pods use of their virtual machines
