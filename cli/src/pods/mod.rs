@@ -4,6 +4,7 @@ pub mod attach;
 pub mod exec;
 pub mod inspect;
 pub mod logs;
+pub mod port_forward;
 pub mod ps;
 pub mod stats;
 pub mod steer;
