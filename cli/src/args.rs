@@ -22,7 +22,7 @@ mod verbs;
 
 pub use ports::PortForward;
 pub use verbs::{
-    Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
+    Attach, Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
 };
 
 /// Give every pod its own virtual machine.
@@ -49,6 +49,8 @@ pub enum Command {
     Ps(Ps),
     /// Runs one more command in a container of a pod that runs
     Exec(Exec),
+    /// Shows what a container writes from now on, and passes input on to it
+    Attach(Attach),
     /// Prints what a container has written
     Logs(Logs),
     /// Forwards ports of this host to a pod's, until Ctrl-C

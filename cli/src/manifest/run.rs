@@ -24,7 +24,7 @@ use sandbox::oci::{Changes, Mount};
 use sandbox::{ContainerConfig, Stdio, User};
 use serde_json::json;
 
-use super::{Reading, limits, read};
+use super::{Reading, health, limits, read};
 use crate::image::args::RunArgs;
 use crate::image::{Acquired, acquire};
 use crate::terminal;
@@ -87,6 +87,7 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
     whole.hostname.clone_from(&plan.hostname);
     whole.sysctls.clone_from(&plan.sysctls);
     whole.grace = plan.grace;
+    whole.deadline = plan.deadline;
     whole.publish = host_ports(pod).with_context(|| name.to_string())?;
     for volume in &plan.volumes {
         if let Content::Host { path, .. } = &volume.content {
@@ -115,6 +116,7 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
             init,
             restart: restart(plan.restart, init),
             stop_signal: image.stop_signal()?,
+            health: health::of(container),
             ..planned
         });
     }
@@ -128,25 +130,8 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
 fn refuse_what_nobody_does(pod: &Pod) -> anyhow::Result<()> {
     let refuse =
         |field: &str| bail!("{field} is not carried out by `podvmm run -f` yet; remove it");
-    if pod.deadline.is_some() {
-        return refuse("spec.activeDeadlineSeconds");
-    }
     if pod.share_processes {
         return refuse("spec.shareProcessNamespace");
-    }
-    for container in pod.init_containers.iter().chain(&pod.containers) {
-        let name = &container.name;
-        for (there, field) in [
-            (container.liveness.is_some(), "livenessProbe"),
-            (container.readiness.is_some(), "readinessProbe"),
-            (container.startup.is_some(), "startupProbe"),
-            (container.post_start.is_some(), "lifecycle.postStart"),
-            (container.pre_stop.is_some(), "lifecycle.preStop"),
-        ] {
-            if there {
-                return refuse(&format!("container {name}: {field}"));
-            }
-        }
     }
     Ok(())
 }
@@ -293,6 +278,7 @@ fn translate(
     let share = format!("root-{}", container.name);
     planned.rootfs = pod.rootfs(&share, root.path(), Changes::Guest);
     planned.stdin = container.stdin;
+    planned.stdin_once = container.stdin_once;
     Ok(planned)
 }
 

@@ -30,13 +30,7 @@ pub fn ps(args: &Ps, root: Option<&Path>) -> anyhow::Result<u8> {
 
 fn table(views: &[PodView]) -> Table {
     let mut table = Table::new(&[
-        "POD",
-        "STATUS",
-        "CONTAINERS",
-        "RESTARTS",
-        "CREATED",
-        "PORTS",
-        "COMMAND",
+        "POD", "STATUS", "READY", "RESTARTS", "CREATED", "PORTS", "COMMAND",
     ]);
     for view in views {
         let record = view.record.as_ref();
@@ -45,12 +39,11 @@ fn table(views: &[PodView]) -> Table {
             view.name.clone(),
             status(view),
             record.map_or("-".into(), |record| {
-                let running = record.containers.iter();
-                let running = running.filter(|c| c.phase == ContainerPhase::Running);
-                let all = record.containers.iter().filter(|c| !c.init);
+                let all = || record.containers.iter().filter(|c| !c.init);
+                let ready = all().filter(|c| c.ready);
                 // What a dead monitor has written down last runs no more.
-                let running = if view.is_alive() { running.count() } else { 0 };
-                format!("{running}/{}", all.count())
+                let ready = if view.is_alive() { ready.count() } else { 0 };
+                format!("{ready}/{}", all().count())
             }),
             of_record(|record| {
                 let restarts: u32 = record.containers.iter().map(|c| c.restarts).sum();
@@ -73,11 +66,9 @@ fn status(view: &PodView) -> String {
         Status::Running => {
             let up = record.and_then(|record| record.started);
             let up = up.map_or(String::new(), |started| format!(" {}", span(started.age())));
-            let gone_on = record.is_some_and(|record| {
-                let mut containers = record.containers.iter();
-                containers.any(|c| c.phase == ContainerPhase::Waiting && c.exit.is_some())
-            });
-            format!("Up{up}{}", if gone_on { " (restarting)" } else { "" })
+            let trouble = record.and_then(trouble);
+            let trouble = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
+            format!("Up{up}{trouble}")
         }
         Status::Stopping => "Stopping".into(),
         Status::Stopped => {
@@ -93,6 +84,23 @@ fn status(view: &PodView) -> String {
         Status::Dead => format!("Dead: {}", first_line(reason)),
         Status::Unmanaged => format!("Unmanaged: {}", first_line(reason)),
     }
+}
+
+/// What is wrong with a pod that runs: that of its containers which is furthest from being ready.
+fn trouble(record: &PodRecord) -> Option<String> {
+    let containers = || record.containers.iter().filter(|c| !c.ready);
+    let again = containers().find(|c| c.phase == ContainerPhase::Waiting && c.exit.is_some());
+    let running = containers().find(|c| c.phase == ContainerPhase::Running && !c.init);
+    let (container, word) = match (again, running) {
+        (Some(container), _) => (container, "restarting"),
+        (None, Some(container)) => (container, "not ready"),
+        (None, None) => return None,
+    };
+    let complaint = container.complaint.as_deref().map(first_line);
+    Some(match complaint {
+        Some(complaint) => format!("{word}: {}: {complaint}", container.name),
+        None => word.to_owned(),
+    })
 }
 
 fn first_line(text: &str) -> &str {
@@ -185,6 +193,14 @@ mod tests {
             record.containers[0].exit = Some(exit(1));
         });
         assert_eq!(status(&restarting), "Up (restarting)");
+        let unready = view(Status::Running, |record| {
+            record.containers[0].phase = ContainerPhase::Running;
+            record.containers[0].complaint = Some("Readiness probe failed: no\nmore".into());
+        });
+        assert_eq!(
+            status(&unready),
+            "Up (not ready: main: Readiness probe failed: no)"
+        );
         let exited = view(Status::Stopped, |record| {
             record.ended = now;
             record.containers[0].exit = Some(exit(3));
@@ -221,6 +237,7 @@ mod tests {
     fn long_commands_are_cut_and_containers_counted() {
         let view = view(Status::Running, |record| {
             record.containers[0].phase = ContainerPhase::Running;
+            record.containers[0].ready = true;
             record.containers[0].restarts = 2;
         });
         let text = table(std::slice::from_ref(&view)).text();

@@ -66,12 +66,32 @@ impl PodClient {
         if reply != Reply::Started {
             return Err(ClientError::Unexpected);
         }
-        let streams = Streams::of(&request, fds).ok_or(ClientError::Unexpected)?;
-        Ok(ExecSession {
-            stdin: streams.stdin.map(UnixStream::from),
-            stdout: Some(streams.stdout.into()),
-            stderr: streams.stderr.map(UnixStream::from),
-            socket: Arc::new(socket),
+        let streams = Streams::of(request.terminal.is_some(), request.stdin, fds);
+        let streams = streams.ok_or(ClientError::Unexpected)?;
+        Ok(ExecSession::new(streams, socket))
+    }
+
+    /// Gives the streams of a container's own command, from now on; its input if `stdin`, and if it has one.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a pod in the foreground has its streams where it was started.
+    pub fn attach(&self, container: Option<&str>, stdin: bool) -> Result<Attached, ClientError> {
+        let container = container.map(str::to_owned);
+        let socket = self.ask(&Request::Attach { container, stdin })?;
+        let (reply, fds) = receive(&socket)?;
+        let Reply::Attached {
+            terminal,
+            stdin,
+            stdin_once,
+        } = reply
+        else {
+            return Err(ClientError::Unexpected);
+        };
+        let streams = Streams::of(terminal, stdin, fds).ok_or(ClientError::Unexpected)?;
+        Ok(Attached {
+            session: ExecSession::new(streams, socket),
+            terminal,
+            stdin_once,
         })
     }
 
@@ -189,7 +209,27 @@ pub struct ExecSession {
     socket: Arc<OwnedFd>,
 }
 
+/// The streams of a container's own command.
+#[derive(Debug)]
+pub struct Attached {
+    /// Streams, steering and end. Dropping it changes nothing for the command.
+    pub session: ExecSession,
+    /// Whether the command has a terminal.
+    pub terminal: bool,
+    /// Whether the end of this input is the end of the command's. Otherwise it must not be shut down.
+    pub stdin_once: bool,
+}
+
 impl ExecSession {
+    fn new(streams: Streams, socket: OwnedFd) -> Self {
+        Self {
+            stdin: streams.stdin.map(UnixStream::from),
+            stdout: Some(streams.stdout.into()),
+            stderr: streams.stderr.map(UnixStream::from),
+            socket: Arc::new(socket),
+        }
+    }
+
     /// Steers the command from any thread.
     #[must_use]
     pub fn handle(&self) -> ExecHandle {

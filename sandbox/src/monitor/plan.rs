@@ -12,6 +12,7 @@ use serde_json::Value;
 use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
+use super::health::Health;
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
@@ -111,6 +112,8 @@ pub struct PodPlan {
     pub containers: Vec<ContainerPlan>,
     /// How long containers are given to end when the pod is stopped.
     pub grace: Duration,
+    /// How long the pod may run.
+    pub deadline: Option<Duration>,
     /// How much of each container's output is kept.
     pub log: LogLimits,
     /// Whether the directory goes when the pod has ended.
@@ -180,6 +183,8 @@ pub struct ContainerPlan {
     pub terminal: Option<(u16, u16)>,
     /// Whether it has an input. Without a terminal at the other end nothing is ever read from it.
     pub stdin: bool,
+    /// Whether its input ends with that of the first client that attaches.
+    pub stdin_once: bool,
     /// Name of the container whose pid namespace it shares, if it does.
     pub pid_namespace_of: Option<String>,
     /// What its processes may ask of the guest's kernel, if that is limited.
@@ -188,6 +193,8 @@ pub struct ContainerPlan {
     pub restart: Restart,
     /// What asks it to end.
     pub stop_signal: u32,
+    /// Its probes and hooks.
+    pub health: Health,
 }
 
 impl ContainerPlan {
@@ -206,10 +213,12 @@ impl ContainerPlan {
             rootfs: request.rootfs,
             terminal,
             stdin,
+            stdin_once: false,
             pid_namespace_of: None,
             seccomp: None,
             restart: Restart::Never,
             stop_signal: DEFAULT_STOP_SIGNAL,
+            health: Health::default(),
         }
     }
 
@@ -263,6 +272,7 @@ impl PodPlan {
             cgroup: None,
             containers: Vec::new(),
             grace: DEFAULT_GRACE,
+            deadline: None,
             log: LogLimits::default(),
             remove: false,
         }

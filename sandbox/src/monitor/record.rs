@@ -94,12 +94,16 @@ pub struct ContainerRecord {
     pub command: Vec<String>,
     /// What it is doing.
     pub phase: ContainerPhase,
+    /// Whether it can be used: it runs, and its probes think so.
+    pub ready: bool,
     /// When its command was last started.
     pub started: Option<Timestamp>,
     /// How it has ended, the last time that it did.
     pub exit: Option<ExitRecord>,
     /// Why it could not be started or go on, where its command is not the reason.
     pub reason: Option<String>,
+    /// What a probe or hook of it has complained of, the last time that one did.
+    pub complaint: Option<String>,
     /// How often it was started again.
     pub restarts: u32,
 }
@@ -165,9 +169,11 @@ impl PodRecord {
             init: plan.init,
             command: plan.command(),
             phase: ContainerPhase::Waiting,
+            ready: false,
             started: None,
             exit: None,
             reason: None,
+            complaint: None,
             restarts: 0,
         });
         Self {
@@ -233,8 +239,8 @@ impl PodRecord {
     pub fn exit_code(&self) -> u8 {
         let exits = self.containers.iter().filter_map(|c| c.exit);
         let failed = exits.map(|exit| exit.code).find(|code| *code != 0);
-        // One that never ended on its own was ended with the VM.
-        let unknown = self.containers.iter().any(|c| c.exit.is_none());
+        // One that never ended on its own was ended with the VM; or the pod has failed otherwise.
+        let unknown = self.containers.iter().any(|c| c.exit.is_none()) || self.reason.is_some();
         failed.unwrap_or(if unknown { 255 } else { 0 })
     }
 
