@@ -33,6 +33,9 @@ const CMDLINE: &str = include_str!("../../guest-kernel-config/cmdline");
 /// What the process that was started is called; the VMM is its child.
 const WARDEN: &str = "podvmm-warden";
 
+/// How often whoever waits for the end looks whether another thread has been told of it.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
+
 /// Longest error output of a dead VMM that is repeated.
 const MAX_STDERR: u64 = 4096;
 
@@ -346,10 +349,39 @@ impl VmmProcess {
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Write);
     }
 
-    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
-    pub fn stop(&self) -> Option<End> {
+    /// Whether the VM is known to have ended.
+    pub fn has_ended(&self) -> bool {
+        // Whoever holds it waits for the next report: there was none of the end.
+        let life = self.life.try_lock();
+        life.is_ok_and(|life| life.ended.is_some())
+    }
+
+    /// Waits until the VM has ended; `false` when `timeout` was over first.
+    pub fn ends_within(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // The socket tells nothing of a report that another thread takes first.
+            if self.has_ended()
+                || self.is_reporting_within(left.min(SECOND_LOOK)) && self.next_report().is_err()
+            {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
+    /// Ends the VM, if it still runs. By then its process has let go of the host's files.
+    pub fn halt(&self) {
         self.ask_to_stop();
         while self.next_report().is_ok() {}
+    }
+
+    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
+    pub fn stop(&self) -> Option<End> {
+        self.halt();
         let mut life = lock(&self.life);
         let _ = life.child.wait();
         life.ended.as_ref().map(|(end, _)| end.clone())
