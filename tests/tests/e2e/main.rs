@@ -25,6 +25,7 @@ mod memory;
 mod network;
 mod no_kvm;
 mod pods;
+mod ports;
 mod rootfs;
 mod streams;
 mod terminal;
