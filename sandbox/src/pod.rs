@@ -251,6 +251,8 @@ impl Pod {
                 config.events.take().unwrap_or_else(EventSink::none),
             )
             .map_err(kvm::or_of_the_host)?;
+        // A mark of `tests/bench`.
+        log::info!("agent ready");
         let pod = Self {
             guest: Guest::dial(dir.vsock())?,
             vmm,

@@ -11,7 +11,9 @@ use devices::serial::{Console, ConsoleTail};
 use devices::transport::mmio::WINDOW_SIZE;
 use devices::transport::{MmioTransport, RegisterPages, TransportError};
 use devices::{Threads, VirtioDevice};
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -19,13 +21,15 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot;
 use crate::boot::layout;
 use crate::builder::{ConfigError, VmBuilder};
-use crate::bus::{Bus, Request};
+use crate::bus::{Bus, Request, SetRoutes};
 use crate::events::{EventSender, Events, ThreadHook, device_threads, events};
+use crate::ioapic::{self, IoApic, Route};
 use crate::memory::{DEVICES_START, GuestMemory, MemoryError};
 use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread, prepare_kicks};
 
-/// Interrupt lines for virtio devices: those of the ISA bus that nothing else is known to use.
-const LINES: [u32; 10] = [5, 6, 7, 9, 10, 11, 12, 14, 15, 3];
+/// Interrupt lines for virtio devices: those of the ISA bus without the timer's, the serial port's, the
+/// clock's and the coprocessor's. The lowest first: a guest saves and restores all up to the highest.
+const LINES: [u8; 12] = [1, 2, 3, 5, 6, 7, 9, 10, 11, 12, 14, 15];
 
 /// The only version of KVM's interface since Linux 2.6.22.
 const KVM_API_VERSION: i32 = 12;
@@ -117,7 +121,7 @@ pub struct Stop {
 /// A machine that is ready to run.
 pub struct Vm {
     /// Dropped after the vCPUs and before memory: KVM must not see unmapped memory.
-    vm: VmFd,
+    vm: Arc<VmFd>,
     vcpus: Vec<VcpuFd>,
     bus: Arc<Bus>,
     tail: ConsoleTail,
@@ -166,8 +170,9 @@ impl Vm {
             .map_err(kvm_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(layout::TSS as usize)
             .map_err(kvm_error("KVM_SET_TSS_ADDR"))?;
-        vm.create_irq_chip()
-            .map_err(kvm_error("KVM_CREATE_IRQCHIP"))?;
+        let lines = lines(parts.devices.len())?;
+        let pins = pins(lines);
+        split_irqchip(&vm, pins)?;
 
         let cmdline = full_cmdline(&parts)?;
         let devices = std::mem::take(&mut parts.devices);
@@ -183,12 +188,14 @@ impl Vm {
         let guest = memory.share();
         let loaded = boot::load_kernel(&guest, &parts.kernel, parts.initrd.as_ref())?;
         boot::write_params(&guest, parts.memory, &loaded, &cmdline)?;
-        boot::write_mptable(&guest, parts.vcpus).map_err(BuildError::MpTable)?;
+        boot::write_mptable(&guest, parts.vcpus, lines).map_err(BuildError::MpTable)?;
         let vcpus = make_vcpus(&kvm, &vm, &parts)?;
         if let Some(first) = vcpus.first() {
             boot::set_boot_registers(first, &guest, loaded.entry)?;
         }
-        let bus = Arc::new(Bus::new(transports, console));
+        let vm = Arc::new(vm);
+        let set_routes = set_routes(Arc::clone(&vm));
+        let bus = Arc::new(Bus::new(transports, console, IoApic::new(pins), set_routes));
         Ok(Self {
             vm,
             vcpus,
@@ -263,6 +270,37 @@ fn open_kvm(device: Option<File>) -> Result<Kvm, BuildError> {
     }
 }
 
+/// The lines of `devices` devices.
+fn lines(devices: usize) -> Result<&'static [u8], BuildError> {
+    LINES
+        .get(..devices)
+        .ok_or(BuildError::TooManyDevices(devices))
+}
+
+/// Pins of an I/O APIC with `lines`.
+fn pins(lines: &[u8]) -> u8 {
+    lines.iter().max().map_or(1, |highest| highest + 1)
+}
+
+/// Local APICs in the kernel, everything else here.
+fn split_irqchip(vm: &VmFd, pins: u8) -> Result<(), BuildError> {
+    let mut split = kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        ..Default::default()
+    };
+    split.args[0] = pins.into();
+    vm.enable_cap(&split)
+        .map_err(kvm_error("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
+}
+
+fn set_routes(vm: Arc<VmFd>) -> SetRoutes {
+    Box::new(move |routes: &[Route]| {
+        if let Err(error) = ioapic::set_routes(&vm, routes) {
+            log::error!("interrupts stay as they were: KVM_SET_GSI_ROUTING: {error}");
+        }
+    })
+}
+
 fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
     for (slot, (guest_phys_addr, memory_size, userspace_addr)) in (0u32..).zip(memory.slots()) {
         let region = kvm_userspace_memory_region {
@@ -287,14 +325,11 @@ fn make_transports(
     registers: Option<&Registers>,
     threads: &Threads,
 ) -> Result<Vec<MmioTransport>, BuildError> {
-    if devices.len() > LINES.len() {
-        return Err(BuildError::TooManyDevices(devices.len()));
-    }
     let mut transports = Vec::with_capacity(devices.len());
     for (slot, (device, line)) in devices.into_iter().zip(LINES).enumerate() {
         let irq =
             EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BuildError::EventFd)?;
-        vm.register_irqfd(&irq, line)
+        vm.register_irqfd(&irq, line.into())
             .map_err(kvm_error("KVM_IRQFD"))?;
         let mut transport = MmioTransport::new(device, memory.share(), irq)?;
         transport.start_workers_by(threads.clone());
