@@ -16,12 +16,6 @@
 //! interrupts once for each event, and has no remote IRR. An edge on a masked line is lost, as on
 //! hardware.
 
-use kvm_bindings::{
-    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
-    kvm_irq_routing_msi, kvm_irq_routing_msi__bindgen_ty_1,
-};
-use kvm_ioctls::VmFd;
-
 /// Bytes of its register window.
 pub const WINDOW: u64 = 0x20;
 
@@ -165,33 +159,6 @@ fn route(line: u32, entry: u64) -> Option<Route> {
         address,
         data: (entry & (VECTOR | DELIVERY_MODE)) as u32,
     })
-}
-
-/// Makes `routes` the only ones of `vm`.
-///
-/// # Errors
-/// When KVM has no memory for them.
-pub fn set_routes(vm: &VmFd, routes: &[Route]) -> Result<(), kvm_ioctls::Error> {
-    let entries: Vec<_> = routes.iter().map(entry).collect();
-    let table =
-        KvmIrqRouting::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
-    vm.set_gsi_routing(&table)
-}
-
-fn entry(route: &Route) -> kvm_irq_routing_entry {
-    let msi = kvm_irq_routing_msi {
-        address_lo: route.address,
-        address_hi: 0,
-        data: route.data,
-        __bindgen_anon_1: kvm_irq_routing_msi__bindgen_ty_1 { pad: 0 },
-    };
-    kvm_irq_routing_entry {
-        gsi: route.line,
-        type_: KVM_IRQ_ROUTING_MSI,
-        flags: 0,
-        pad: 0,
-        u: kvm_irq_routing_entry__bindgen_ty_1 { msi },
-    }
 }
 
 #[cfg(test)]

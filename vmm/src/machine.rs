@@ -11,9 +11,7 @@ use devices::serial::{Console, ConsoleTail};
 use devices::transport::mmio::WINDOW_SIZE;
 use devices::transport::{MmioTransport, RegisterPages, TransportError};
 use devices::{Threads, VirtioDevice};
-use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
-};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -21,15 +19,12 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot;
 use crate::boot::layout;
 use crate::builder::{ConfigError, VmBuilder};
-use crate::bus::{Bus, Request, SetRoutes};
+use crate::bus::{Bus, Request};
 use crate::events::{EventSender, Events, ThreadHook, device_threads, events};
-use crate::ioapic::{self, IoApic, Route};
+use crate::interrupts::{LINES, lines, pins, set_routes, split_irqchip};
+use crate::ioapic::IoApic;
 use crate::memory::{DEVICES_START, GuestMemory, MemoryError};
 use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread, prepare_kicks};
-
-/// Interrupt lines for virtio devices: those of the ISA bus without the timer's, the serial port's, the
-/// clock's and the coprocessor's. The lowest first: a guest saves and restores all up to the highest.
-const LINES: [u8; 12] = [1, 2, 3, 5, 6, 7, 9, 10, 11, 12, 14, 15];
 
 /// The only version of KVM's interface since Linux 2.6.22.
 const KVM_API_VERSION: i32 = 12;
@@ -162,17 +157,23 @@ impl Vm {
         if version != KVM_API_VERSION {
             return Err(BuildError::NotKvm(version));
         }
-        let vm = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
         let memory = GuestMemory::new(parts.memory)?;
+        let guest = memory.share();
+        // Until Linux 6.12 KVM_CREATE_VM moves a thread between cgroups, and waits milliseconds for it.
+        let (vm, loaded) =
+            boot::load_kernel_while(&guest, &parts.kernel, parts.initrd.as_ref(), || {
+                kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))
+            })?;
         add_memory(&vm, &memory)?;
         // KVM wants these before the first vCPU.
         vm.set_identity_map_address(layout::IDENTITY_MAP)
             .map_err(kvm_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(layout::TSS as usize)
             .map_err(kvm_error("KVM_SET_TSS_ADDR"))?;
-        let lines = lines(parts.devices.len())?;
+        let devices = parts.devices.len();
+        let lines = lines(devices).ok_or(BuildError::TooManyDevices(devices))?;
         let pins = pins(lines);
-        split_irqchip(&vm, pins)?;
+        split_irqchip(&vm, pins).map_err(kvm_error("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
 
         let cmdline = full_cmdline(&parts)?;
         let devices = std::mem::take(&mut parts.devices);
@@ -185,8 +186,6 @@ impl Vm {
         let console = Console::new(parts.console.take());
         let tail = console.tail();
 
-        let guest = memory.share();
-        let loaded = boot::load_kernel(&guest, &parts.kernel, parts.initrd.as_ref())?;
         boot::write_params(&guest, parts.memory, &loaded, &cmdline)?;
         boot::write_mptable(&guest, parts.vcpus, lines).map_err(BuildError::MpTable)?;
         let vcpus = make_vcpus(&kvm, &vm, &parts)?;
@@ -268,37 +267,6 @@ fn open_kvm(device: Option<File>) -> Result<Kvm, BuildError> {
             Kvm::from_raw_fd(file.into_raw_fd())
         }),
     }
-}
-
-/// The lines of `devices` devices.
-fn lines(devices: usize) -> Result<&'static [u8], BuildError> {
-    LINES
-        .get(..devices)
-        .ok_or(BuildError::TooManyDevices(devices))
-}
-
-/// Pins of an I/O APIC with `lines`.
-fn pins(lines: &[u8]) -> u8 {
-    lines.iter().max().map_or(1, |highest| highest + 1)
-}
-
-/// Local APICs in the kernel, everything else here.
-fn split_irqchip(vm: &VmFd, pins: u8) -> Result<(), BuildError> {
-    let mut split = kvm_enable_cap {
-        cap: KVM_CAP_SPLIT_IRQCHIP,
-        ..Default::default()
-    };
-    split.args[0] = pins.into();
-    vm.enable_cap(&split)
-        .map_err(kvm_error("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
-}
-
-fn set_routes(vm: Arc<VmFd>) -> SetRoutes {
-    Box::new(move |routes: &[Route]| {
-        if let Err(error) = ioapic::set_routes(&vm, routes) {
-            log::error!("interrupts stay as they were: KVM_SET_GSI_ROUTING: {error}");
-        }
-    })
 }
 
 fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
@@ -390,6 +358,7 @@ fn make_vcpus(kvm: &Kvm, vm: &VmFd, parts: &VmBuilder) -> Result<Vec<VcpuFd>, Bu
             let cpuid = boot::cpuid_for_vcpu(kvm, index, parts.vcpus)?;
             vcpu.set_cpuid2(&cpuid)
                 .map_err(kvm_error("KVM_SET_CPUID2"))?;
+            boot::enable_extended_state(&vcpu, &cpuid)?;
             boot::set_boot_msrs(&vcpu)?;
             Ok(vcpu)
         })
