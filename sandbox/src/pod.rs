@@ -262,6 +262,8 @@ impl Pod {
                 config.events.take().unwrap_or_else(EventSink::none),
             )
             .map_err(kvm::or_of_the_host)?;
+        // A mark of `tests/bench`.
+        log::info!("agent ready");
         let guest = match Guest::dial(dir.vsock()) {
             Ok(guest) => guest,
             Err(error) => return Err(failure(&last_words, &vmm).unwrap_or(error)),
