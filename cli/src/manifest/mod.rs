@@ -2,6 +2,8 @@
 //! `podvmm run -f` needs of it is here as well.
 
 pub mod run;
+mod volumes;
+pub use volumes::default_data;
 
 use std::fs::File;
 use std::io::{self, Read};

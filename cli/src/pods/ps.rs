@@ -75,7 +75,11 @@ fn status(view: &PodView) -> String {
                 let mut containers = record.containers.iter();
                 containers.any(|c| c.phase == ContainerPhase::Waiting && c.exit.is_some())
             });
-            format!("Up{up}{}", if gone_on { " (restarting)" } else { "" })
+            let restarting = if gone_on { " (restarting)" } else { "" };
+            format!(
+                "Up{up}{restarting}{}",
+                record.map_or(String::new(), oom_killed)
+            )
         }
         Status::Stopping => "Stopping".into(),
         Status::Stopped => {
@@ -83,13 +87,25 @@ fn status(view: &PodView) -> String {
             let when = when.unwrap_or_default();
             match record {
                 Some(record) if record.reason.is_none() => {
-                    format!("Exited ({}) {when}", record.exit_code())
+                    let how = oom_killed(record);
+                    format!("Exited ({}) {when}{how}", record.exit_code())
                 }
                 _ => format!("Failed {when}: {}", first_line(reason)),
             }
         }
         Status::Dead => format!("Dead: {}", first_line(reason)),
         Status::Unmanaged => format!("Unmanaged: {}", first_line(reason)),
+    }
+}
+
+/// Which containers ran out of memory the last time that they have ended.
+fn oom_killed(record: &PodRecord) -> String {
+    let containers = record.containers.iter();
+    let killed = containers.filter(|c| c.exit.is_some_and(|exit| exit.oom_killed));
+    let names: Vec<_> = killed.map(|container| container.name.as_str()).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        names => format!(" (OOMKilled: {})", names.join(", ")),
     }
 }
 
@@ -165,6 +181,15 @@ mod tests {
             record.containers[0].exit = Some(exit(1));
         });
         assert_eq!(status(&restarting), "Up (restarting)");
+        let hungry = view(Status::Running, |record| {
+            record.started = now;
+            record.containers[0].exit = Some(sandbox::monitor::ExitRecord {
+                oom_killed: true,
+                ..exit(137)
+            });
+            record.containers[0].phase = ContainerPhase::Running;
+        });
+        assert_eq!(status(&hungry), "Up 0 seconds (OOMKilled: main)");
         let exited = view(Status::Stopped, |record| {
             record.ended = now;
             record.containers[0].exit = Some(exit(3));

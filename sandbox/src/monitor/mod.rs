@@ -20,6 +20,7 @@
 //! - [`protocol`], [`client`]: what is asked of a monitor.
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
+//! - [`volumes`]: volumes and files that are the pod's own.
 //! - `shared`, `supervise`, `server`, `exec`: the monitor's parts.
 //!
 //! # When something dies
@@ -40,9 +41,10 @@ mod server;
 mod shared;
 pub mod store;
 mod supervise;
+pub mod volumes;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -54,8 +56,10 @@ pub use plan::{ContainerPlan, NetworkPlan, PlanError, PodPlan, Restart, SharePla
 pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
+pub use volumes::{DirectoryPlan, EtcPlan, TerminationPlan, etc_path, termination_path};
 
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
+use crate::datadir::{DataDir, DataDirError};
 use crate::events::{EventSink, PodEvent};
 use crate::pod::{Pod, PodError};
 use crate::rundir::{RunDir, RunDirError};
@@ -75,6 +79,9 @@ pub enum MonitorError {
     /// Its directory could not be had.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// Nor its directory on disk.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// Its record could not be written.
     #[error("the pod's record cannot be written")]
     Record(#[source] io::Error),
@@ -131,6 +138,8 @@ pub struct Monitor {
     shared: Arc<Shared>,
     outlet: Arc<dyn Outlet>,
     server: Server,
+    /// Locked as long as the pod lives.
+    data: Mutex<Option<DataDir>>,
     log: Option<log::LevelFilter>,
 }
 
@@ -164,6 +173,7 @@ impl Monitor {
             shared,
             outlet,
             server,
+            data: Mutex::default(),
             log: None,
         })
     }
@@ -192,6 +202,8 @@ impl Monitor {
     fn start_vm(&self) -> Result<(), MonitorError> {
         let mut config = self.shared.plan.open()?;
         config.log = self.log;
+        let data = volumes::share_directories(&self.shared.plan, &self.shared.dir, &mut config)?;
+        *self.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
         config.cancel = Some(self.shared.cancellation().map_err(PodError::Connect)?);
         let shared = Arc::clone(&self.shared);
         config.events = Some(EventSink::new(move |event| {
@@ -203,6 +215,7 @@ impl Monitor {
             Err(PodError::Cancelled) => return Err(MonitorError::Destroyed),
             other => Arc::new(other?),
         };
+        volumes::make(&self.shared.plan, &pod)?;
         self.shared.change(|state| {
             state.record.phase = Phase::Running;
             state.record.started = Some(crate::timestamp::Timestamp::now());

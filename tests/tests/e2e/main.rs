@@ -27,3 +27,4 @@ mod pods;
 mod rootfs;
 mod streams;
 mod terminal;
+mod volumes;
