@@ -131,7 +131,7 @@ cat conf/a.conf sec/key sec/deep/er all/labels all/mem app.conf; echo
 echo x 2>/dev/null > conf/a.conf || echo conf refused
 echo x 2>/dev/null > app.conf || echo app.conf refused
 touch disk/mine mem/mine sub/mine && stat -c "%u:%g %n" disk/mine mem/mine sub/mine
-ls disk disk/a
+find disk | sort
 dd if=/dev/zero of=mem/big bs=64k 2>/dev/null || echo mem full
 stat -c %s mem/big
 cat etc/hosts etc/hostname etc/resolv.conf; hostname
@@ -156,9 +156,11 @@ app.conf refused
 1234:77 disk/mine
 1234:77 mem/mine
 1234:77 sub/mine
-a
-mine
-b
+disk
+disk/a
+disk/a/b
+disk/a/b/mine
+disk/mine
 mem full
 1048576
 127.0.0.1\tlocalhost
