@@ -16,7 +16,7 @@
 //! - [`pod`]: the checked pod. [`quantity`]: amounts. [`objects`]: ConfigMaps and Secrets; [`given`] reads
 //!   them from files.
 //! - [`mod@plan`]: what a runtime has to do, with images and addresses known; [`host_path`] makes what a
-//!   hostPath asks for. [`restart`], [`probe`]: when containers are started again.
+//!   hostPath asks for.
 //!
 //! # Vocabulary
 //! *Supported*: a field that is carried out. *Accepted*: one that can have no effect here, for a reason
@@ -53,11 +53,9 @@ pub mod objects;
 pub mod parse;
 pub mod plan;
 pub mod pod;
-pub mod probe;
 pub mod problem;
 pub mod quantity;
 mod reader;
-pub mod restart;
 pub mod schema;
 mod yaml;
 

@@ -22,6 +22,7 @@
 //! - [`pod`], [`container`]: their lives.
 //! - [`events`]: what happens in a pod without being asked for.
 //! - [`net`]: a network namespace that becomes the guest's network.
+//! - [`forward`]: ports of the host that stand for a pod's.
 //! - [`oci`]: the OCI configuration of a container.
 //! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
 //! - [`sizing`]: how large a pod's VM is.
@@ -52,6 +53,7 @@ pub mod container;
 pub mod control;
 pub mod datadir;
 pub mod events;
+pub mod forward;
 mod guest;
 pub mod jail;
 pub mod kvm;

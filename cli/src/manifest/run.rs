@@ -5,7 +5,7 @@
 //!                                  images of the store ────┘
 //! ```
 //!
-//! What the monitor cannot do yet is refused by name, not left out.
+
 
 use std::io::Read;
 use std::os::fd::BorrowedFd;
@@ -14,16 +14,17 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use image::RootFs;
 use manifest::plan::{self, Surroundings};
-use manifest::pod::{PullPolicy, RestartPolicy};
+use manifest::pod::{Protocol, PullPolicy, RestartPolicy};
 use manifest::{Pod, Sandbox};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sandbox::bundle::compile_seccomp;
+use sandbox::forward::PortPlan;
 use sandbox::monitor::{ContainerPlan, PodPlan, Restart};
 use sandbox::oci::Changes;
 use sandbox::{ContainerConfig, Stdio, User};
 use serde_json::json;
 
-use super::{Reading, limits, read, volumes};
+use super::{Reading, health, limits, read, volumes};
 use crate::image::args::RunArgs;
 use crate::image::{Acquired, acquire};
 use crate::terminal;
@@ -66,7 +67,6 @@ pub fn plan(
             pod.name
         );
     }
-    refuse_what_nobody_does(pod).with_context(|| name.to_string())?;
     let size = reading.rule().size(limits(pod));
     let size = size.with_context(|| format!("{name}: no VM is as large"))?;
     let brought = brought(pod, images)?;
@@ -93,6 +93,8 @@ pub fn plan(
     whole.grace = plan.grace;
     whole.shared_pids = plan.share_processes;
     volumes::add(&mut whole, &plan, data).with_context(|| name.to_string())?;
+    whole.deadline = plan.deadline;
+    whole.publish = host_ports(pod).with_context(|| name.to_string())?;
     let all = plan
         .init_containers
         .iter()
@@ -107,6 +109,7 @@ pub fn plan(
             init,
             restart: restart(plan.restart, init),
             stop_signal: image.stop_signal()?,
+            health: health::of(container),
             ..planned
         });
     }
@@ -116,31 +119,31 @@ pub fn plan(
     })
 }
 
-/// Fields that are good manifests' and that nothing here carries out yet.
-fn refuse_what_nobody_does(pod: &Pod) -> anyhow::Result<()> {
-    let refuse =
-        |field: &str| bail!("{field} is not carried out by `podvmm run -f` yet; remove it");
-    if pod.deadline.is_some() {
-        return refuse("spec.activeDeadlineSeconds");
-    }
-    for container in pod.init_containers.iter().chain(&pod.containers) {
-        let name = &container.name;
-        for (there, field) in [
-            (container.liveness.is_some(), "livenessProbe"),
-            (container.readiness.is_some(), "readinessProbe"),
-            (container.startup.is_some(), "startupProbe"),
-            (container.post_start.is_some(), "lifecycle.postStart"),
-            (container.pre_stop.is_some(), "lifecycle.preStop"),
-        ] {
-            if there {
-                return refuse(&format!("container {name}: {field}"));
+/// Ports of the host that the containers ask for.
+fn host_ports(pod: &Pod) -> anyhow::Result<Vec<PortPlan>> {
+    let mut plans = Vec::new();
+    for container in &pod.containers {
+        for port in &container.ports {
+            let Some(host) = port.host_port else { continue };
+            let protocol = match port.protocol {
+                Protocol::Tcp => None,
+                Protocol::Udp => Some("UDP"),
+                Protocol::Sctp => Some("SCTP"),
+            };
+            if let Some(protocol) = protocol {
+                bail!(
+                    "container {}: hostPort {host} is one of {protocol}, and only ports of TCP are published; remove it",
+                    container.name
+                );
             }
-        }
-        if container.ports.iter().any(|port| port.host_port.is_some()) {
-            return refuse(&format!("container {name}: ports[].hostPort"));
+            plans.push(PortPlan {
+                address: port.host_ip,
+                host,
+                pod: port.number,
+            });
         }
     }
-    Ok(())
+    Ok(plans)
 }
 
 /// Every image of the pod once, by its name in the manifest.
@@ -230,6 +233,7 @@ fn translate(
     let share = format!("root-{}", container.name);
     planned.rootfs = pod.rootfs(&share, root.path(), Changes::Guest);
     planned.stdin = container.stdin;
+    planned.stdin_once = container.stdin_once;
     Ok(planned)
 }
 

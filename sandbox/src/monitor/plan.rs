@@ -12,12 +12,15 @@ use serde_json::Value;
 use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
+use super::health::Health;
 use super::volumes::{DirectoryPlan, EtcPlan, TerminationPlan};
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
+use crate::forward::PortPlan;
 use crate::jail::{JailMode, SeccompMode};
 use crate::logs::LogLimits;
+use crate::net::cni::CniPlan;
 use crate::net::{NetError, Netns, Network};
 use crate::oci::{Changes, ContainerConfig, Rootfs, Stdio};
 use crate::volume::GuestVolume;
@@ -105,6 +108,8 @@ pub struct PodPlan {
     pub shared_pids: bool,
     /// The guest's network.
     pub network: Option<NetworkPlan>,
+    /// TCP ports of the host that stand for ports of the guest's localhost.
+    pub publish: Vec<PortPlan>,
     /// What each interface may move in a second.
     pub net_limit: RateLimit,
     /// What may be read and written in a second.
@@ -119,6 +124,8 @@ pub struct PodPlan {
     pub containers: Vec<ContainerPlan>,
     /// How long containers are given to end when the pod is stopped.
     pub grace: Duration,
+    /// How long the pod may run.
+    pub deadline: Option<Duration>,
     /// How much of each container's output is kept.
     pub log: LogLimits,
     /// Whether the directory goes when the pod has ended.
@@ -143,10 +150,20 @@ pub struct SharePlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkPlan {
-    /// The network namespace whose interfaces become the guest's.
-    pub netns: PathBuf,
+    /// Where it comes from.
+    pub source: NetworkSource,
     /// Lets the guest reach a cloud's metadata service.
     pub allow_metadata: bool,
+}
+
+/// Whose interfaces become the guest's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetworkSource {
+    /// Those of a network namespace that somebody else has made.
+    Netns(PathBuf),
+    /// Those that CNI plugins make in a network namespace of the pod's own.
+    Cni(CniPlan),
 }
 
 /// When a container that has ended is started again.
@@ -178,6 +195,8 @@ pub struct ContainerPlan {
     pub terminal: Option<(u16, u16)>,
     /// Whether it has an input. Without a terminal at the other end nothing is ever read from it.
     pub stdin: bool,
+    /// Whether its input ends with that of the first client that attaches.
+    pub stdin_once: bool,
     /// Name of the container whose pid namespace it shares, if it does.
     pub pid_namespace_of: Option<String>,
     /// What its processes may ask of the guest's kernel, if that is limited.
@@ -188,6 +207,8 @@ pub struct ContainerPlan {
     pub stop_signal: u32,
     /// Its last words, if it has a file for them: at [`termination_path`](super::termination_path).
     pub termination: Option<TerminationPlan>,
+    /// Its probes and hooks.
+    pub health: Health,
 }
 
 impl ContainerPlan {
@@ -206,11 +227,13 @@ impl ContainerPlan {
             rootfs: request.rootfs,
             terminal,
             stdin,
+            stdin_once: false,
             pid_namespace_of: None,
             seccomp: None,
             restart: Restart::Never,
             stop_signal: DEFAULT_STOP_SIGNAL,
             termination: None,
+            health: Health::default(),
         }
     }
 
@@ -261,6 +284,7 @@ impl PodPlan {
             etc: None,
             shared_pids: false,
             network: None,
+            publish: Vec::new(),
             net_limit: config.net_limit,
             disk_limit: config.disk_limit,
             jail: config.jail,
@@ -268,6 +292,7 @@ impl PodPlan {
             cgroup: None,
             containers: Vec::new(),
             grace: DEFAULT_GRACE,
+            deadline: None,
             log: LogLimits::default(),
             remove: false,
         }
@@ -318,7 +343,7 @@ impl PodPlan {
         Ok(())
     }
 
-    /// Opens what the plan names.
+    /// Opens what the plan names. What CNI plugins make is made by the monitor.
     ///
     /// # Errors
     /// [`PlanError`] says what cannot be had.
@@ -336,8 +361,10 @@ impl PodPlan {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
         };
-        if let Some(plan) = &self.network {
-            let mut network = Network::new(Netns::open(&plan.netns)?);
+        if let Some(plan) = &self.network
+            && let NetworkSource::Netns(path) = &plan.source
+        {
+            let mut network = Network::new(Netns::open(path)?);
             network.allow_metadata = plan.allow_metadata;
             config.network = Some(network);
         }

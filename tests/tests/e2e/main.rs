@@ -24,6 +24,7 @@ mod manifests;
 mod network;
 mod no_kvm;
 mod pods;
+mod ports;
 mod rootfs;
 mod streams;
 mod terminal;
