@@ -4,8 +4,6 @@
 //!   text ─ manifest::parse ─▶ Manifest ─ manifest::plan ─▶ Plan ─ here ─▶ PodPlan ─▶ monitor
 //!                                  images of the store ────┘
 //! ```
-//!
-
 
 use std::io::Read;
 use std::os::fd::BorrowedFd;
