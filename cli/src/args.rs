@@ -18,7 +18,8 @@ use crate::manifest::Reading;
 mod verbs;
 
 pub use verbs::{
-    Attach, Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
+    Attach, Completions, Cp, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Side, Stats, Stop, Target,
+    Version, Wait,
 };
 
 /// Give every pod its own virtual machine.
@@ -47,6 +48,8 @@ pub enum Command {
     Exec(Exec),
     /// Shows what a container writes from now on, and passes input on to it
     Attach(Attach),
+    /// Copies files into a container, or out of it
+    Cp(Cp),
     /// Prints what a container has written
     Logs(Logs),
     /// Shows what pods use of their virtual machines

@@ -21,7 +21,7 @@
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
-//! - `shared`, `supervise`, `server`, `exec`, `attach`: the monitor's parts.
+//! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -33,6 +33,7 @@ mod attach;
 pub mod client;
 pub mod detach;
 mod exec;
+mod files;
 pub mod health;
 mod host_process;
 pub mod outlet;
@@ -54,7 +55,7 @@ pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
 pub use plan::{ContainerPlan, NetworkPlan, PlanError, PodPlan, Restart, SharePlan};
-pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
+pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
 
