@@ -451,6 +451,36 @@ fn a_pod_in_the_foreground_is_steered_like_others() {
     assert_eq!(podvmm_does(&["ps", "-aq"]).status(0).text(), "");
 }
 
+/// What docs/embedding.md says of the library.
+#[test]
+fn a_program_of_its_own_does_all_of_it_with_the_library() {
+    let _bench = Bench::new();
+    let test = std::env::current_exe().expect("it has a path");
+    let built = test
+        .ancestors()
+        .nth(2)
+        .expect("it is in deps")
+        .join("examples/stay");
+    let mut command = Command::new(&built);
+    command
+        .arg(rootfs::shared())
+        .env("PODVMM_VMM", podvmm().with_file_name("podvmm-vmm"))
+        .env("PODVMM_GUEST_DIR", guest_dir());
+    let said = Run::new(command).outcome().status(0).text();
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].ends_with(" is running"), "{said}");
+    assert!(
+        lines[1].starts_with("status 0: ") && lines[1].ends_with("-podvmm"),
+        "{said}"
+    );
+    assert!(lines[2].starts_with("main: "), "{said}");
+    assert_eq!(
+        lines[3..],
+        ["killed: 137", "stdout: up", "pods left: 0"],
+        "{said}"
+    );
+}
+
 #[test]
 fn rm_goes_with_the_end_if_asked() {
     let _bench = Bench::new();
