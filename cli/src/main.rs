@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Attach(args) => own(pods::attach::attach(args, args.root.path())),
         Command::Cp(args) => own(pods::cp::cp(args, args.root.path())),
         Command::Logs(args) => own(pods::logs::logs(args, args.root.path())),
+        Command::PortForward(args) => own(pods::port_forward::port_forward(args, args.root.path())),
         Command::Stats(args) => own(pods::stats::stats(args, args.root.path())),
         Command::Inspect(args) => own(pods::inspect::inspect(args, args.root.path())),
         Command::Wait(args) => own(pods::steer::wait(args, args.root.path())),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::client::open_stream;
@@ -205,6 +205,7 @@ pub struct Pod {
     last_words: LastWords,
     kernel_release: String,
     writable_share: AtomicBool,
+    halted: Once,
     network: Mutex<Option<PodNetwork>>,
     /// Held for its lock, and removed with the pod unless it is kept.
     _dir: Arc<RunDir>,
@@ -271,6 +272,7 @@ impl Pod {
             last_words,
             kernel_release: hello.kernel_release,
             writable_share: AtomicBool::new(config.has_writable_share()),
+            halted: Once::new(),
             network: Mutex::new(network),
             _dir: dir,
         };
@@ -466,22 +468,32 @@ impl Pod {
         }
     }
 
-    /// Ends the pod: an orderly power-off where data of the host could still be in the guest's
-    /// memory, at once otherwise.
+    /// Ends the VM: by an orderly power-off where data of the host could still be in the guest's
+    /// memory, at once otherwise. Then nothing of the guest runs any more, and what it wrote is with the
+    /// host. The VMM process may be on its way out still, which is long on a busy host.
+    ///
+    /// Whoever comes second waits for the first.
+    pub fn halt(&self) {
+        self.halted.call_once(|| {
+            if self.writable_share.load(Ordering::Relaxed) && !self.vmm.has_ended() {
+                let request = PowerOffRequest {
+                    grace_ms: POWER_OFF_GRACE_MS,
+                    ..Default::default()
+                };
+                if self.guest.agent.power_off(call_context(), &request).is_ok() {
+                    self.vmm.ends_within(POWER_OFF_PATIENCE);
+                }
+            }
+            self.vmm.halt();
+        });
+    }
+
+    /// Ends the pod: the VM as by [`halt`](Self::halt), then its process and its part of the network.
     ///
     /// # Errors
     /// None at present; how the VM ended is told where it is known.
     pub fn stop(&self) -> Result<Option<End>, PodError> {
-        if self.writable_share.load(Ordering::Relaxed) {
-            let request = PowerOffRequest {
-                grace_ms: POWER_OFF_GRACE_MS,
-                ..Default::default()
-            };
-            if self.guest.agent.power_off(call_context(), &request).is_ok() {
-                // The VMM reports the power-off; `stop` below takes it or ends the wait.
-                self.vmm.is_reporting_within(POWER_OFF_PATIENCE);
-            }
-        }
+        self.halt();
         let end = self.vmm.stop();
         drop(self.network().take());
         Ok(end)

@@ -14,10 +14,11 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use image::RootFs;
 use manifest::plan::{self, Content, MountSource, Surroundings};
-use manifest::pod::{PullPolicy, RestartPolicy};
+use manifest::pod::{Protocol, PullPolicy, RestartPolicy};
 use manifest::{Pod, Sandbox};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sandbox::bundle::compile_seccomp;
+use sandbox::forward::PortPlan;
 use sandbox::monitor::{ContainerPlan, PodPlan, Restart, SharePlan};
 use sandbox::oci::{Changes, Mount};
 use sandbox::{ContainerConfig, Stdio, User};
@@ -87,6 +88,7 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
     whole.sysctls.clone_from(&plan.sysctls);
     whole.grace = plan.grace;
     whole.deadline = plan.deadline;
+    whole.publish = host_ports(pod).with_context(|| name.to_string())?;
     for volume in &plan.volumes {
         if let Content::Host { path, .. } = &volume.content {
             // What has to be there is, or is made.
@@ -131,13 +133,34 @@ fn refuse_what_nobody_does(pod: &Pod) -> anyhow::Result<()> {
     if pod.share_processes {
         return refuse("spec.shareProcessNamespace");
     }
-    for container in pod.init_containers.iter().chain(&pod.containers) {
-        let name = &container.name;
-        if container.ports.iter().any(|port| port.host_port.is_some()) {
-            return refuse(&format!("container {name}: ports[].hostPort"));
+    Ok(())
+}
+
+/// Ports of the host that the containers ask for.
+fn host_ports(pod: &Pod) -> anyhow::Result<Vec<PortPlan>> {
+    let mut plans = Vec::new();
+    for container in &pod.containers {
+        for port in &container.ports {
+            let Some(host) = port.host_port else { continue };
+            let protocol = match port.protocol {
+                Protocol::Tcp => None,
+                Protocol::Udp => Some("UDP"),
+                Protocol::Sctp => Some("SCTP"),
+            };
+            if let Some(protocol) = protocol {
+                bail!(
+                    "container {}: hostPort {host} is one of {protocol}, and only ports of TCP are published; remove it",
+                    container.name
+                );
+            }
+            plans.push(PortPlan {
+                address: port.host_ip,
+                host,
+                pod: port.number,
+            });
         }
     }
-    Ok(())
+    Ok(plans)
 }
 
 fn refuse_volumes(plan: &plan::Plan) -> anyhow::Result<()> {

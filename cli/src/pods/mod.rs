@@ -5,6 +5,7 @@ pub mod cp;
 pub mod exec;
 pub mod inspect;
 pub mod logs;
+pub mod port_forward;
 pub mod ps;
 pub mod stats;
 pub mod steer;

@@ -29,7 +29,9 @@ pub fn ps(args: &Ps, root: Option<&Path>) -> anyhow::Result<u8> {
 }
 
 fn table(views: &[PodView]) -> Table {
-    let mut table = Table::new(&["POD", "STATUS", "READY", "RESTARTS", "CREATED", "COMMAND"]);
+    let mut table = Table::new(&[
+        "POD", "STATUS", "READY", "RESTARTS", "CREATED", "PORTS", "COMMAND",
+    ]);
     for view in views {
         let record = view.record.as_ref();
         let of_record = |cell: fn(&PodRecord) -> String| record.map_or("-".into(), cell);
@@ -48,6 +50,7 @@ fn table(views: &[PodView]) -> Table {
                 restarts.to_string()
             }),
             of_record(|record| ago(record.created)),
+            ports(view),
             of_record(command),
         ]);
     }
@@ -104,6 +107,23 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// Published ports, as long as they are.
+fn ports(view: &PodView) -> String {
+    let record = view.record.as_ref().filter(|_| view.is_alive());
+    let ports = record.map_or(&[][..], |record| &record.ports);
+    if ports.is_empty() {
+        return "-".into();
+    }
+    let shown = ports.iter().map(|port| {
+        let (host, pod) = (port.host, port.pod);
+        match host.ip().is_unspecified() {
+            true => format!("{}->{pod}", host.port()),
+            false => format!("{host}->{pod}"),
+        }
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
 /// The first container's command.
 fn command(record: &PodRecord) -> String {
     let first = record.containers.iter().find(|c| !c.init);
@@ -127,6 +147,7 @@ fn summary(view: &PodView) -> Value {
         "ended": record.and_then(|record| record.ended),
         "exitCode": record.filter(|_| view.status == Status::Stopped).map(PodRecord::exit_code),
         "foreground": record.map(|record| record.foreground),
+        "ports": record.filter(|_| view.is_alive()).map(|record| &record.ports),
         "containers": record.map(|record| &record.containers),
     })
 }

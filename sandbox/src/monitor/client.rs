@@ -164,6 +164,21 @@ impl PodClient {
         }
     }
 
+    /// Connects to whoever listens on a TCP port of the pod's localhost. Each direction ends with a
+    /// half-close.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when nobody does.
+    pub fn dial(&self, port: u16) -> Result<UnixStream, ClientError> {
+        match receive(&self.ask(&Request::Dial { port })?)? {
+            (Reply::Connected, fds) => match <[OwnedFd; 1]>::try_from(fds) {
+                Ok([connection]) => Ok(connection.into()),
+                Err(_) => Err(ClientError::Unexpected),
+            },
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
     fn done(&self, request: &Request) -> Result<(), ClientError> {
         match receive(&self.ask(request)?)?.0 {
             Reply::Done => Ok(()),

@@ -21,7 +21,7 @@
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
-//! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`: the monitor's parts.
+//! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`, `ports`, `network`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -36,8 +36,10 @@ mod exec;
 mod files;
 pub mod health;
 mod host_process;
+mod network;
 pub mod outlet;
 pub mod plan;
+mod ports;
 pub mod protocol;
 pub mod record;
 mod server;
@@ -54,16 +56,19 @@ use thiserror::Error;
 pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
-pub use plan::{ContainerPlan, NetworkPlan, PlanError, PodPlan, Restart, SharePlan};
+pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
 pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
-pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord};
+pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
 
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
 use crate::events::{EventSink, PodEvent};
+use crate::forward::ListenError;
+use crate::net::cni::CniError;
 use crate::pod::{Pod, PodError};
 use crate::rundir::{RunDir, RunDirError};
 use host_process::HostProcess as Process;
+use ports::Ports;
 use server::Server;
 use shared::Shared;
 
@@ -86,6 +91,12 @@ pub enum MonitorError {
     /// Its record could not be written.
     #[error("the pod's record cannot be written")]
     Record(#[source] io::Error),
+    /// A port of the host is not to be had.
+    #[error(transparent)]
+    Port(#[from] ListenError),
+    /// It has no network of its own.
+    #[error(transparent)]
+    Cni(#[from] CniError),
     /// Nobody could reach it.
     #[error("the pod's socket cannot be made")]
     Socket(#[source] io::Error),
@@ -138,6 +149,7 @@ pub enum Mode {
 pub struct Monitor {
     shared: Arc<Shared>,
     server: Server,
+    ports: Ports,
     log: Option<log::LevelFilter>,
 }
 
@@ -170,6 +182,7 @@ impl Monitor {
         Ok(Self {
             shared,
             server,
+            ports: Ports::default(),
             log: None,
         })
     }
@@ -190,14 +203,20 @@ impl Monitor {
     /// # Errors
     /// [`MonitorError`]; nothing is left behind.
     pub fn start(&self) -> Result<(), MonitorError> {
-        self.start_vm()
+        self.ports
+            .take(&self.shared)
+            .and_then(|()| self.start_vm())
             .and_then(|()| supervise::start(&self.shared))
+            .and_then(|()| self.ports.open(&self.shared))
             .map_err(|error| self.give_up(error))
     }
 
     fn start_vm(&self) -> Result<(), MonitorError> {
         let mut config = self.shared.plan.open()?;
         config.log = self.log;
+        if let Some(network) = network::attach(&self.shared)? {
+            config.network = Some(network);
+        }
         config.cancel = Some(self.shared.cancellation().map_err(PodError::Connect)?);
         let shared = Arc::clone(&self.shared);
         config.events = Some(EventSink::new(move |event| {
@@ -241,8 +260,11 @@ impl Monitor {
         } else {
             cause.map_or(error, MonitorError::Pod)
         };
+        let remains = network::detach(&self.shared);
         self.finish(Some(error.to_string()));
-        let _ = self.shared.dir.keep(false);
+        if remains.is_none() {
+            let _ = self.shared.dir.keep(false);
+        }
         self.shared.dir.leave();
         error
     }
@@ -274,8 +296,10 @@ impl Monitor {
             None if is_destroyed => Some("it was ended from outside".to_owned()),
             None => early.then(|| "the guest's agent is gone".to_owned()),
         };
-        let record = self.finish(reason);
-        if self.shared.plan.remove {
+        let remains = network::detach(&self.shared);
+        let is_clean = remains.is_none();
+        let record = self.finish(reason.or(remains));
+        if self.shared.plan.remove && is_clean {
             let _ = self.shared.dir.keep(false);
         }
         // Not all threads are through with the pod, and the process may end before they are.
@@ -285,6 +309,7 @@ impl Monitor {
 
     /// Writes the last record down and answers whoever waits for it.
     fn finish(&self, reason: Option<String>) -> PodRecord {
+        self.ports.close();
         self.shared.change(|state| {
             state.record.phase = Phase::Stopped;
             state.record.ended = Some(crate::timestamp::Timestamp::now());

@@ -16,8 +16,10 @@ use super::health::Health;
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
+use crate::forward::PortPlan;
 use crate::jail::{JailMode, SeccompMode};
 use crate::logs::LogLimits;
+use crate::net::cni::CniPlan;
 use crate::net::{NetError, Netns, Network};
 use crate::oci::{Changes, ContainerConfig, Rootfs, Stdio};
 
@@ -94,6 +96,8 @@ pub struct PodPlan {
     pub shares: Vec<SharePlan>,
     /// The guest's network.
     pub network: Option<NetworkPlan>,
+    /// TCP ports of the host that stand for ports of the guest's localhost.
+    pub publish: Vec<PortPlan>,
     /// What each interface may move in a second.
     pub net_limit: RateLimit,
     /// What may be read and written in a second.
@@ -134,10 +138,20 @@ pub struct SharePlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkPlan {
-    /// The network namespace whose interfaces become the guest's.
-    pub netns: PathBuf,
+    /// Where it comes from.
+    pub source: NetworkSource,
     /// Lets the guest reach a cloud's metadata service.
     pub allow_metadata: bool,
+}
+
+/// Whose interfaces become the guest's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetworkSource {
+    /// Those of a network namespace that somebody else has made.
+    Netns(PathBuf),
+    /// Those that CNI plugins make in a network namespace of the pod's own.
+    Cni(CniPlan),
 }
 
 /// When a container that has ended is started again.
@@ -250,6 +264,7 @@ impl PodPlan {
             console: None,
             shares: Vec::new(),
             network: None,
+            publish: Vec::new(),
             net_limit: config.net_limit,
             disk_limit: config.disk_limit,
             jail: config.jail,
@@ -308,7 +323,7 @@ impl PodPlan {
         Ok(())
     }
 
-    /// Opens what the plan names.
+    /// Opens what the plan names. What CNI plugins make is made by the monitor.
     ///
     /// # Errors
     /// [`PlanError`] says what cannot be had.
@@ -325,8 +340,10 @@ impl PodPlan {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
         };
-        if let Some(plan) = &self.network {
-            let mut network = Network::new(Netns::open(&plan.netns)?);
+        if let Some(plan) = &self.network
+            && let NetworkSource::Netns(path) = &plan.source
+        {
+            let mut network = Network::new(Netns::open(path)?);
             network.allow_metadata = plan.allow_metadata;
             config.network = Some(network);
         }

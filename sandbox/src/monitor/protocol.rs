@@ -76,6 +76,11 @@ pub enum Request {
     },
     /// What guest and containers use.
     Stats,
+    /// Connect to whoever listens on a TCP port of the guest's localhost.
+    Dial {
+        /// The port.
+        port: u16,
+    },
 }
 
 /// A command to run beside a container's own.
@@ -167,6 +172,8 @@ pub enum Reply {
     Exited(ExitRecord),
     /// Numbers.
     Stats(PodStats),
+    /// The connection is attached.
+    Connected,
 }
 
 /// Why a request was refused.

@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::host_process::{HostProcess, boot_id};
-use super::plan::PodPlan;
+use super::plan::{NetworkSource, PodPlan};
 use crate::container::Exit;
 use crate::timestamp::Timestamp;
 
@@ -107,6 +108,16 @@ pub struct ContainerRecord {
     pub restarts: u32,
 }
 
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortRecord {
+    /// Where the host listens.
+    pub host: SocketAddr,
+    /// The pod's port.
+    pub pod: u16,
+}
+
 /// What is known of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,8 +144,14 @@ pub struct PodRecord {
     pub monitor: Option<HostProcess>,
     /// The warden of its VMM.
     pub warden: Option<HostProcess>,
-    /// Network namespace that it has joined.
+    /// Network namespace that it has joined, or has for itself.
     pub netns: Option<std::path::PathBuf>,
+    /// Its addresses there, where plugins gave it some.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Ports of the host that stand for its own.
+    #[serde(default)]
+    pub ports: Vec<PortRecord>,
     /// `uname -r` of its guest.
     pub kernel: Option<String>,
     /// What of its VMM's jail is missing.
@@ -171,7 +188,15 @@ impl PodRecord {
             foreground,
             monitor: HostProcess::this(),
             warden: None,
-            netns: plan.network.as_ref().map(|network| network.netns.clone()),
+            netns: plan
+                .network
+                .as_ref()
+                .and_then(|network| match &network.source {
+                    NetworkSource::Netns(path) => Some(path.clone()),
+                    NetworkSource::Cni(_) => None,
+                }),
+            addresses: Vec::new(),
+            ports: Vec::new(),
             kernel: None,
             jail_gaps: Vec::new(),
             containers: containers.collect(),

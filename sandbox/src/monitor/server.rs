@@ -17,7 +17,7 @@ use super::plan::ContainerPlan;
 use super::protocol::{Ask, ContainerUse, PodStats, RefusalKind, Reply, Request, SOCKET, VERSION};
 use super::record::{ContainerPhase, ExitRecord};
 use super::shared::{Shared, State};
-use super::{STACK, attach, exec, files, supervise};
+use super::{STACK, attach, exec, files, ports, supervise};
 use crate::packet;
 use crate::pod::Pod;
 use crate::timestamp::Timestamp;
@@ -150,6 +150,7 @@ fn serve(shared: &Arc<Shared>, socket: OwnedFd) {
             files::serve(shared, socket, &request);
             return;
         }
+        Request::Dial { port } => return ports::serve(shared, &socket, port),
         Request::Signal { container, signal } => signal_containers(shared, container, signal),
         Request::Stop { grace_ms } => {
             supervise::stop(shared, grace_ms.map(Duration::from_millis));

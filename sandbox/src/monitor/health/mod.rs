@@ -11,10 +11,10 @@
 //! All of it is as the kubelet has it: what counts, when, and in which words it is told.
 //!
 //! # Map
-//! - [`state`]: what answers come to, without time or system calls.
-//! - [`watch`]: the thread that asks.
-//! - [`question`]: one question, or hook; [`http`]: those over HTTP; [`command`]: those that are commands.
-//! - [`ending`]: a container's last moments.
+//! - `state`: what answers come to, without time or system calls.
+//! - `watch`: the thread that asks.
+//! - `question`: one question, or hook; `http`: those over HTTP; `command`: those that are commands.
+//! - `ending`: a container's last moments.
 
 mod command;
 pub(super) mod ending;
