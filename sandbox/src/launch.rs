@@ -30,6 +30,13 @@ pub const SHARE_TAG: &str = "podvmm";
 /// Kernel parameters that make the guest kernel of this project boot fast; see the file itself.
 const CMDLINE: &str = include_str!("../../guest-kernel-config/cmdline");
 
+/// Tables of directory entries and inodes as for 256 MiB. By default they grow with memory, to 3 MiB for
+/// 2 GiB, which each boot zeroes and no balloon ever gives back to the host. A guest of more memory may
+/// have so many files at hand that small tables would slow it down.
+const SMALL_TABLES: &str = "dhash_entries=32768 ihash_entries=16384";
+/// Up to which the guest has small tables, in bytes.
+const SMALL_MEMORY: u64 = 4 << 30;
+
 /// What the process that was started is called; the VMM is its child.
 const WARDEN: &str = "podvmm-warden";
 
@@ -193,7 +200,7 @@ impl VmmProcess {
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
-            cmdline: kernel_parameters(),
+            cmdline: kernel_parameters(config.memory.bytes()),
             seccomp: config.seccomp,
             root: !root.is_empty(),
             console: config.console.is_some(),
@@ -453,13 +460,16 @@ fn net_config(interface: &Interface, limit: RateLimit) -> NetConfig {
     }
 }
 
-/// The lines of the parameter file that are no comments, as one command line.
-fn kernel_parameters() -> String {
+/// The lines of the parameter file that are no comments, and what depends on the guest's memory, as one
+/// command line.
+fn kernel_parameters(memory: u64) -> String {
     let lines = CMDLINE
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim());
+    let tables = (memory <= SMALL_MEMORY).then_some(SMALL_TABLES);
     lines
         .filter(|line| !line.is_empty())
+        .chain(tables)
         .collect::<Vec<_>>()
         .join(" ")
 }

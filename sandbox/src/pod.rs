@@ -162,6 +162,16 @@ impl PodError {
         Self::Connect(source)
     }
 
+    /// Whether the connection to the guest broke, so that the guest's end may say more.
+    pub(crate) fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Call { source, .. } => !matches!(source, ttrpc::Error::RpcStatus(_)),
+            Self::Container(error) => !error.is_refusal(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn frame(error: agent_protocol::frame::FrameError) -> Self {
         Self::Agent {
             message: error.to_string(),
@@ -252,8 +262,12 @@ impl Pod {
                 config.events.take().unwrap_or_else(EventSink::none),
             )
             .map_err(kvm::or_of_the_host)?;
+        let guest = match Guest::dial(dir.vsock()) {
+            Ok(guest) => guest,
+            Err(error) => return Err(failure(&last_words, &vmm).unwrap_or(error)),
+        };
         let pod = Self {
-            guest: Guest::dial(dir.vsock())?,
+            guest,
             vmm,
             last_words,
             kernel_release: hello.kernel_release,
@@ -262,8 +276,12 @@ impl Pod {
             network: Mutex::new(network),
             _dir: dir,
         };
-        pod.set_up(&config)?;
-        Ok(pod)
+        match pod.set_up(&config) {
+            Ok(()) => Ok(pod),
+            // That the connection broke is the least that there is to say.
+            Err(error) if error.is_of_connection() => Err(pod.failure().unwrap_or(error)),
+            Err(error) => Err(error),
+        }
     }
 
     fn set_up(&self, config: &PodConfig) -> Result<(), PodError> {
@@ -409,18 +427,7 @@ impl Pod {
     /// Why the agent is gone, if it said so, or else how the VM ended.
     #[must_use]
     pub fn failure(&self) -> Option<PodError> {
-        if let Some(message) = self.last_words.get() {
-            return Some(PodError::Agent { message });
-        }
-        if !self.vmm.is_reporting_within(REPORT_PATIENCE) {
-            return None;
-        }
-        loop {
-            match self.vmm.next_report() {
-                Ok(()) => {}
-                Err(error) => return Some(error),
-            }
-        }
+        failure(&self.last_words, &self.vmm)
     }
 
     /// Shows the guest one more file or directory, below the pod's share.
@@ -490,6 +497,21 @@ impl Pod {
         let end = self.vmm.stop();
         drop(self.network().take());
         Ok(end)
+    }
+}
+
+/// What the agent said last, or else how the VM ended.
+fn failure(last_words: &LastWords, vmm: &VmmProcess) -> Option<PodError> {
+    if let Some(message) = last_words.get() {
+        return Some(PodError::Agent { message });
+    }
+    if !vmm.is_reporting_within(REPORT_PATIENCE) {
+        return None;
+    }
+    loop {
+        if let Err(error) = vmm.next_report() {
+            return Some(error);
+        }
     }
 }
 
