@@ -10,6 +10,7 @@
 //! - [`proto`]: messages and ttrpc client, generated from `proto/agent.proto`.
 //! - [`frame`]: length-prefixed messages on the connections that are not ttrpc.
 //! - [`client`]: what the host needs to open each kind of connection.
+//! - [`archive`]: files on their way into a container, or out of it.
 //! - [`names`]: identifiers that are safe to use as a path component.
 //!
 //! *Lifeline*: the connection that the agent makes as soon as it serves calls and keeps as long as it
@@ -29,6 +30,7 @@
 //! # Ok::<(), podvmm_agent_protocol::frame::FrameError>(())
 //! ```
 
+pub mod archive;
 pub mod client;
 pub mod frame;
 pub mod names;

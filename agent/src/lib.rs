@@ -22,6 +22,7 @@
 //! the host adds to a running container. *Stage*: a tmpfs in a
 //! container's mount namespace where its root file system is put together.
 
+pub mod archive;
 mod container;
 mod cpus;
 mod events;

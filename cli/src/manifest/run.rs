@@ -5,16 +5,15 @@
 //!                                  images of the store ────┘
 //! ```
 
-use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use image::RootFs;
+use image::user::Accounts;
 use manifest::plan::{self, Surroundings};
 use manifest::pod::{Protocol, PullPolicy, RestartPolicy};
 use manifest::{Pod, Sandbox};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sandbox::bundle::compile_seccomp;
 use sandbox::forward::PortPlan;
 use sandbox::monitor::{ContainerPlan, PodPlan, Restart};
@@ -26,9 +25,6 @@ use super::{Reading, health, limits, read, volumes};
 use crate::image::args::RunArgs;
 use crate::image::{Acquired, acquire};
 use crate::terminal;
-
-/// Longest passwd or group file of an image that is looked into.
-const MAX_ACCOUNTS: u64 = 1 << 20;
 
 /// A pod's plan, and its images, which are in use as long as this lives.
 pub struct Planned {
@@ -191,9 +187,8 @@ fn translate(
     container: &plan::ContainerPlan,
     root: &RootFs,
 ) -> anyhow::Result<ContainerPlan> {
-    let passwd = accounts(root, "etc/passwd")?;
-    let group = accounts(root, "etc/group")?;
-    let ids = container.user.resolve(&passwd, &group)?;
+    let accounts = Accounts::of(root.dir())?;
+    let ids = container.user.resolve(&accounts.passwd, &accounts.group)?;
     let mut config = ContainerConfig::command(container.args.iter().cloned());
     config.id.clone_from(&container.name);
     config.user = User {
@@ -233,23 +228,6 @@ fn translate(
     planned.stdin = container.stdin;
     planned.stdin_once = container.stdin_once;
     Ok(planned)
-}
-
-/// A file of the image that lists accounts; nothing if there is none.
-fn accounts(root: &RootFs, path: &str) -> anyhow::Result<String> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match rustix::fs::openat2(root.dir(), path, flags, Mode::empty(), resolve) {
-        Ok(file) => std::fs::File::from(file),
-        Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
-        Err(errno) => return Err(errno).with_context(|| format!("/{path} of the image")),
-    };
-    if !file.metadata()?.is_file() {
-        bail!("/{path} of the image is no file");
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_ACCOUNTS).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A random UUID (RFC 9562, version 4), as the API server gives.

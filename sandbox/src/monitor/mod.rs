@@ -22,7 +22,7 @@
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
 //! - [`volumes`]: volumes and files that are the pod's own.
-//! - `shared`, `supervise`, `server`, `exec`, `attach`, `ports`, `network`: the monitor's parts.
+//! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`, `ports`, `network`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -34,6 +34,7 @@ mod attach;
 pub mod client;
 pub mod detach;
 mod exec;
+mod files;
 pub mod health;
 mod host_process;
 mod network;
@@ -58,7 +59,7 @@ pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
 pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
-pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
+pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
 pub use volumes::{DirectoryPlan, EtcPlan, TerminationPlan, etc_path, termination_path};

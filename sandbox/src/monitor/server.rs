@@ -17,7 +17,7 @@ use super::plan::ContainerPlan;
 use super::protocol::{Ask, ContainerUse, PodStats, RefusalKind, Reply, Request, SOCKET, VERSION};
 use super::record::{ContainerPhase, ExitRecord};
 use super::shared::{Shared, State};
-use super::{STACK, attach, exec, ports, supervise};
+use super::{STACK, attach, exec, files, ports, supervise};
 use crate::packet;
 use crate::pod::Pod;
 use crate::timestamp::Timestamp;
@@ -144,6 +144,10 @@ fn serve(shared: &Arc<Shared>, socket: OwnedFd) {
         }
         Request::Attach { container, stdin } => {
             attach::serve(shared, socket, container.as_deref(), stdin);
+            return;
+        }
+        Request::Files(request) => {
+            files::serve(shared, socket, &request);
             return;
         }
         Request::Dial { port } => return ports::serve(shared, &socket, port),

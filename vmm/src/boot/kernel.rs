@@ -103,7 +103,7 @@ pub struct Loaded {
     pub setup_header: Option<setup_header>,
 }
 
-/// Loads as [`load`] does on a thread of its own, and does `work` meanwhile.
+/// Loads as `load` does on a thread of its own, and does `work` meanwhile.
 ///
 /// # Errors
 /// Those of `work`, and [`KernelError`].
