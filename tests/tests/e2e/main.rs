@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod check;
+mod cni;
 mod command;
 mod deaths;
 mod files;

@@ -1,6 +1,5 @@
-//! Pods in a network namespace that something else has set up, or plugins of CNI.
+//! Pods in a network namespace that something else has set up.
 
-mod cni;
 mod world;
 
 use std::fs::File;
