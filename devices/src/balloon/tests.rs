@@ -39,6 +39,11 @@ fn kept(driver: &Driver, at: u64, pages: u64) -> Vec<bool> {
     (0..pages).map(page).collect()
 }
 
+/// A page may go while it is read: this tells one from the other by a byte.
+fn first_byte(driver: &Driver, at: u64) -> u8 {
+    driver.memory().read_obj(GuestAddress(at)).unwrap()
+}
+
 /// Reports ranges in one chain and waits until they are served.
 fn report(driver: &mut Driver, ranges: &[(u64, u32)]) {
     let buffers: Vec<_> = ranges.iter().map(|(at, len)| (*at, *len, true)).collect();
@@ -246,7 +251,7 @@ fn case_05_a_reset_while_a_report_is_served_waits_for_its_end() {
         driver.kick(QUEUE);
         // The device is at it.
         let start = Instant::now();
-        while kept(&driver, AT, 1) == [true] {
+        while first_byte(&driver, AT) != 0 {
             assert!(start.elapsed() < Duration::from_secs(10), "no answer");
         }
         driver.bring_up(!0);
