@@ -72,6 +72,13 @@ pub const SERVICE: &str = "podvmm.agent.v1.Agent";
 /// below it.
 pub const SHARE_PATH: &str = "/run/podvmm/share";
 
+/// Where the guest keeps the directories of MakeVolume. Bind mounts may take their sources from below it,
+/// too.
+pub const VOLUMES_PATH: &str = "/run/podvmm/volumes";
+
+/// Most bytes that ReadVolumeFile gives.
+pub const MAX_READ_LEN: u32 = 1 << 16;
+
 /// Largest OCI configuration, or part of one, that a call takes, in bytes.
 pub const MAX_SPEC_LEN: usize = 1 << 20;
 

@@ -174,6 +174,15 @@ pub struct Run {
     pub file: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Options of -f")]
     pub reading: Reading,
+    /// Where the pod's emptyDir volumes are kept until it is removed [default: /var/lib/podvmm/pods as root,
+    /// else below XDG_DATA_HOME or ~/.local/share]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "file",
+        help_heading = "Options of -f"
+    )]
+    pub data: Option<PathBuf>,
     /// Names the pod [default: pod- and a random suffix]
     #[arg(long, help_heading = "Options")]
     pub name: Option<String>,

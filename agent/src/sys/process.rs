@@ -112,6 +112,12 @@ pub(crate) fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
+/// Lets the kernel reap this process's children, also those that it inherits.
+pub(crate) fn ignore_children() {
+    // SAFETY: SIG_IGN is a valid disposition of SIGCHLD and runs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Undoes [`child_events`]' and [`ignore_broken_pipes`]' effect on what this process executes next, and
 /// that of whoever started the agent: shells ignore some signals on behalf of background jobs.
 pub(crate) fn reset_signals() -> io::Result<()> {

@@ -21,6 +21,7 @@ mod process;
 mod seccomp;
 mod shared_pids;
 mod streams;
+mod volumes;
 
 use std::panic;
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         limits::CASES,
         localhost::CASES,
         network::CASES,
+        volumes::CASES,
     ]
     .concat()
     .into_iter()

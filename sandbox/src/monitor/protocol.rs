@@ -202,6 +202,10 @@ pub struct ContainerUse {
     pub read_bytes: u64,
     /// Bytes written to them.
     pub written_bytes: u64,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How often the kernel has ended its command for want of memory.
+    pub oom_kills: u32,
 }
 
 /// The descriptors of [`Reply::Started`] and [`Reply::Attached`].

@@ -289,9 +289,11 @@ fn stats(shared: &Shared) -> Result<Reply, Reply> {
     let (pod, _) = running(shared, None)?;
     let answer = pod.all_stats().map_err(exec::refusal)?;
     let guest = answer.guest.get_or_default();
+    let record = shared.lock().record.clone();
     let containers = answer.containers.iter().map(|container| {
         let memory = container.memory.get_or_default();
         let inactive = memory.stat.get("inactive_file").copied().unwrap_or(0);
+        let known = record.container(&container.container_id);
         ContainerUse {
             name: container.container_id.clone(),
             cpu_usec: container.cpu.get_or_default().usage_usec,
@@ -300,6 +302,8 @@ fn stats(shared: &Shared) -> Result<Reply, Reply> {
             pids: container.pids.get_or_default().current,
             read_bytes: container.io.iter().map(|io| io.rbytes).sum(),
             written_bytes: container.io.iter().map(|io| io.wbytes).sum(),
+            restarts: known.map_or(0, |known| known.restarts),
+            oom_kills: known.map_or(0, |known| known.oom_kills),
         }
     });
     Ok(Reply::Stats(PodStats {

@@ -29,3 +29,4 @@ mod ports;
 mod rootfs;
 mod streams;
 mod terminal;
+mod volumes;

@@ -1,5 +1,6 @@
-//! Pods in a network namespace that something else has set up.
+//! Pods in a network namespace that something else has set up, or plugins of CNI.
 
+mod cni;
 mod world;
 
 use std::fs::File;
