@@ -33,6 +33,9 @@ pub enum ElfError {
         /// Size of each in bytes.
         size: u16,
     },
+    /// Nothing would be loaded.
+    #[error("it has no segment that is to be loaded")]
+    Nothing,
     /// A segment outside the file or outside memory.
     #[error(
         "segment {index} ({file_size} bytes at {offset:#x} of the file, {memory_size} at {address:#x}) lies outside the file or the guest's memory"
@@ -125,6 +128,10 @@ pub fn check(kernel: &mut Image, low_end: u64) -> Result<u64, ElfError> {
         }
         kernel_end = kernel_end.max(segment.address + segment.memory_size);
     }
+    // What goes behind the kernel would overwrite boot data.
+    if kernel_end == 0 {
+        return Err(ElfError::Nothing);
+    }
     Ok(kernel_end)
 }
 
@@ -189,6 +196,7 @@ mod tests {
             |h, _| h.segment_size = 1,
             |h, _| h.segments_at = u64::MAX,
             |h, _| h.segments_at = 200,
+            |_, s| s.kind = 4,
             |_, s| s.offset = u64::MAX,
             |_, s| s.file_size = u64::MAX,
             |_, s| s.file_size = 101,
