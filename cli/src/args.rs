@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
+use sandbox::forward::PortPlan;
 use sandbox::monitor::Restart;
+use sandbox::net::cni;
 use sandbox::{JailMode, Rate, RateLimit, SeccompMode, User};
 use vmm::{MemorySize, VcpuCount};
 
@@ -15,10 +17,12 @@ use crate::image::args::{Image, RunArgs};
 use crate::install::args::{Install, Uninstall};
 use crate::manifest::Reading;
 
+mod ports;
 mod verbs;
 
+pub use ports::PortForward;
 pub use verbs::{
-    Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
+    Attach, Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
 };
 
 /// Give every pod its own virtual machine.
@@ -45,8 +49,12 @@ pub enum Command {
     Ps(Ps),
     /// Runs one more command in a container of a pod that runs
     Exec(Exec),
+    /// Shows what a container writes from now on, and passes input on to it
+    Attach(Attach),
     /// Prints what a container has written
     Logs(Logs),
+    /// Forwards ports of this host to a pod's, until Ctrl-C
+    PortForward(PortForward),
     /// Shows what pods use of their virtual machines
     Stats(Stats),
     /// Prints everything that is known of pods, as JSON
@@ -209,10 +217,24 @@ pub struct Run {
     /// Shares a host file or directory: SRC:DST, or SRC:DST:ro to refuse changes
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse)]
     pub volumes: Vec<Volume>,
-    /// The pod's network: none, or netns:PATH for what a network namespace has been given, such as
-    /// netns:/run/netns/NAME; needs root
-    #[arg(long, value_name = "none|netns:PATH", default_value = "none", value_parser = Net::parse)]
+    /// The pod's network: none; cni or cni=NAME for what CNI plugins make, by the first configuration or
+    /// the one of that name; netns:PATH for what a network namespace has been given, such as
+    /// netns:/run/netns/NAME. All but none need root
+    #[arg(long, value_name = "none|cni[=NAME]|netns:PATH", default_value = "none", value_parser = Net::parse)]
     pub net: Net,
+    /// With --net cni: the directory of configurations; where it has none, pods get addresses of
+    /// 10.223.0.0/16 that the host translates
+    #[arg(long, value_name = "DIR", default_value = cni::CONF_DIR)]
+    pub cni_conf_dir: PathBuf,
+    /// With --net cni: a directory of plugins; can be given several times [default: /usr/lib/cni and
+    /// /opt/cni/bin]
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Vec<PathBuf>,
+    /// Lets a port of this host lead to one of the pod, as long as the pod runs: HOST:CONTAINER,
+    /// IP:HOST:CONTAINER, or CONTAINER alone for a free one (see ps). TCP, at all of this host's addresses
+    /// unless one is named; the pod needs no network for it
+    #[arg(short, long, value_name = "[[IP:][HOST]:]CONTAINER", value_parser = ports::publish)]
+    pub publish: Vec<PortPlan>,
     /// Lets the pod reach the metadata service of a cloud (169.254.169.254), which gives credentials of
     /// this machine to whoever asks from it
     #[arg(long)]
@@ -313,15 +335,23 @@ pub enum Net {
     None,
     /// The interfaces of a network namespace.
     Netns(PathBuf),
+    /// What CNI plugins make: by the first configuration, or the one of this name.
+    Cni(Option<String>),
 }
 
 impl Net {
     fn parse(text: &str) -> Result<Self, String> {
+        if let Some(("cni", name)) = text.split_once('=')
+            && !name.is_empty()
+        {
+            return Ok(Self::Cni(Some(name.to_owned())));
+        }
         match text.split_once(':') {
             None if text == "none" => Ok(Self::None),
+            None if text == "cni" => Ok(Self::Cni(None)),
             Some(("netns", path)) if !path.is_empty() => Ok(Self::Netns(path.into())),
             _ => Err(format!(
-                "`{text}` is no network; write none, or netns:PATH such as netns:/run/netns/NAME"
+                "`{text}` is no network; write none, cni, cni=NAME, or netns:PATH such as netns:/run/netns/NAME"
             )),
         }
     }

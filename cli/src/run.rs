@@ -14,8 +14,10 @@ use sandbox::logs::LogLimits;
 use sandbox::monitor::detach::{DetachError, detach};
 use sandbox::monitor::outlet::Connected;
 use sandbox::monitor::{
-    ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, Outlet, PodPlan, SharePlan,
+    ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, NetworkSource, Outlet, PodPlan,
+    SharePlan,
 };
+use sandbox::net::cni::CniPlan;
 use sandbox::oci::{Changes, Mount};
 use sandbox::{ContainerConfig, Process, StartFailure, Stdio, User};
 
@@ -247,12 +249,8 @@ fn of_any_pod(plan: &mut PodPlan, args: &Run, root: Option<&Path>) -> anyhow::Re
     plan.cgroup = args.cgroup.as_deref().map(absolute).transpose()?;
     plan.jail = args.jail;
     plan.seccomp = args.seccomp;
-    if let Net::Netns(path) = &args.net {
-        plan.network = Some(NetworkPlan {
-            netns: absolute(path)?,
-            allow_metadata: args.allow_metadata,
-        });
-    }
+    plan.network = network(args)?;
+    plan.publish.extend(&args.publish);
     plan.net_limit = args.net_rate;
     plan.disk_limit = args.disk_rate;
     plan.log = LogLimits {
@@ -261,6 +259,29 @@ fn of_any_pod(plan: &mut PodPlan, args: &Run, root: Option<&Path>) -> anyhow::Re
     };
     plan.remove = args.rm;
     Ok(())
+}
+
+fn network(args: &Run) -> anyhow::Result<Option<NetworkPlan>> {
+    let source = match &args.net {
+        Net::None => return Ok(None),
+        Net::Netns(path) => NetworkSource::Netns(absolute(path)?),
+        Net::Cni(network) => {
+            let mut cni = CniPlan {
+                network: network.clone(),
+                conf_dir: absolute(&args.cni_conf_dir)?,
+                ..CniPlan::default()
+            };
+            if !args.cni_bin_dir.is_empty() {
+                let dirs = args.cni_bin_dir.iter().map(|dir| absolute(dir));
+                cni.bin_dirs = dirs.collect::<anyhow::Result<_>>()?;
+            }
+            NetworkSource::Cni(cni)
+        }
+    };
+    Ok(Some(NetworkPlan {
+        source,
+        allow_metadata: args.allow_metadata,
+    }))
 }
 
 /// The path from `/` on: the pod's monitor is elsewhere.

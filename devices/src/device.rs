@@ -28,6 +28,8 @@ pub enum DeviceKind {
     Net = 1,
     /// Entropy device, §5.4.
     Rng = 4,
+    /// Memory balloon device, §5.5.
+    Balloon = 5,
     /// Socket device, §5.10.
     Vsock = 19,
     /// File system device, §5.11.

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use podvmm_devices::VirtioDevice;
+use podvmm_devices::balloon::Balloon;
 use podvmm_devices::net::spec::Header;
 use podvmm_devices::net::{Mtu, Net, NetConfig};
 use podvmm_devices::rate::RateLimit;
@@ -17,6 +18,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 #[derive(Arbitrary, Debug, Clone, Copy)]
 enum Kind {
+    Balloon,
     Net,
     Rng,
     Vsock,
@@ -25,6 +27,7 @@ enum Kind {
 impl Kind {
     fn device(self) -> Box<dyn VirtioDevice> {
         match self {
+            Self::Balloon => Box::new(Balloon),
             Self::Net => Box::new(net()),
             Self::Rng => Box::new(Rng),
             Self::Vsock => Box::new(vsock()),
@@ -35,7 +38,7 @@ impl Kind {
         match self {
             Self::Net => 2,
             Self::Rng => 1,
-            Self::Vsock => 3,
+            Self::Balloon | Self::Vsock => 3,
         }
     }
 }

@@ -16,7 +16,7 @@
 //! - [`pod`]: the checked pod. [`quantity`]: amounts. [`objects`]: ConfigMaps and Secrets; [`given`] reads
 //!   them from files.
 //! - [`mod@plan`]: what a runtime has to do, with images and addresses known; [`volumes`] prepares the
-//!   host's part of it. [`restart`], [`probe`]: when containers are started again.
+//!   host's part of it.
 //!
 //! # Vocabulary
 //! *Supported*: a field that is carried out. *Accepted*: one that can have no effect here, for a reason
@@ -52,11 +52,9 @@ pub mod objects;
 pub mod parse;
 pub mod plan;
 pub mod pod;
-pub mod probe;
 pub mod problem;
 pub mod quantity;
 mod reader;
-pub mod restart;
 pub mod schema;
 pub mod volumes;
 mod yaml;

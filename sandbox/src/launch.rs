@@ -30,8 +30,18 @@ pub const SHARE_TAG: &str = "podvmm";
 /// Kernel parameters that make the guest kernel of this project boot fast; see the file itself.
 const CMDLINE: &str = include_str!("../../guest-kernel-config/cmdline");
 
+/// Tables of directory entries and inodes as for 256 MiB. By default they grow with memory, to 3 MiB for
+/// 2 GiB, which each boot zeroes and no balloon ever gives back to the host. A guest of more memory may
+/// have so many files at hand that small tables would slow it down.
+const SMALL_TABLES: &str = "dhash_entries=32768 ihash_entries=16384";
+/// Up to which the guest has small tables, in bytes.
+const SMALL_MEMORY: u64 = 4 << 30;
+
 /// What the process that was started is called; the VMM is its child.
 const WARDEN: &str = "podvmm-warden";
+
+/// How often whoever waits for the end looks whether another thread has been told of it.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 /// Longest error output of a dead VMM that is repeated.
 const MAX_STDERR: u64 = 4096;
@@ -190,7 +200,7 @@ impl VmmProcess {
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
-            cmdline: kernel_parameters(),
+            cmdline: kernel_parameters(config.memory.bytes()),
             seccomp: config.seccomp,
             root: !root.is_empty(),
             console: config.console.is_some(),
@@ -346,10 +356,39 @@ impl VmmProcess {
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Write);
     }
 
-    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
-    pub fn stop(&self) -> Option<End> {
+    /// Whether the VM is known to have ended.
+    pub fn has_ended(&self) -> bool {
+        // Whoever holds it waits for the next report: there was none of the end.
+        let life = self.life.try_lock();
+        life.is_ok_and(|life| life.ended.is_some())
+    }
+
+    /// Waits until the VM has ended; `false` when `timeout` was over first.
+    pub fn ends_within(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // The socket tells nothing of a report that another thread takes first.
+            if self.has_ended()
+                || self.is_reporting_within(left.min(SECOND_LOOK)) && self.next_report().is_err()
+            {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
+    /// Ends the VM, if it still runs. By then its process has let go of the host's files.
+    pub fn halt(&self) {
         self.ask_to_stop();
         while self.next_report().is_ok() {}
+    }
+
+    /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
+    pub fn stop(&self) -> Option<End> {
+        self.halt();
         let mut life = lock(&self.life);
         let _ = life.child.wait();
         life.ended.as_ref().map(|(end, _)| end.clone())
@@ -421,13 +460,16 @@ fn net_config(interface: &Interface, limit: RateLimit) -> NetConfig {
     }
 }
 
-/// The lines of the parameter file that are no comments, as one command line.
-fn kernel_parameters() -> String {
+/// The lines of the parameter file that are no comments, and what depends on the guest's memory, as one
+/// command line.
+fn kernel_parameters(memory: u64) -> String {
     let lines = CMDLINE
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim());
+    let tables = (memory <= SMALL_MEMORY).then_some(SMALL_TABLES);
     lines
         .filter(|line| !line.is_empty())
+        .chain(tables)
         .collect::<Vec<_>>()
         .join(" ")
 }

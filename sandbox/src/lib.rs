@@ -20,6 +20,7 @@
 //! - [`pod`], [`container`]: their lives.
 //! - [`events`]: what happens in a pod without being asked for.
 //! - [`net`]: a network namespace that becomes the guest's network.
+//! - [`forward`]: ports of the host that stand for a pod's.
 //! - [`oci`]: the OCI configuration of a container.
 //! - [`bundle`]: what a container engine wrote for the host, turned into what a guest is asked for.
 //! - [`sizing`]: how large a pod's VM is.
@@ -49,6 +50,7 @@ pub mod config;
 pub mod container;
 pub mod control;
 pub mod events;
+pub mod forward;
 mod guest;
 pub mod jail;
 pub mod kvm;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::client::open_stream;
@@ -162,6 +162,16 @@ impl PodError {
         Self::Connect(source)
     }
 
+    /// Whether the connection to the guest broke, so that the guest's end may say more.
+    pub(crate) fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Call { source, .. } => !matches!(source, ttrpc::Error::RpcStatus(_)),
+            Self::Container(error) => !error.is_refusal(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn frame(error: agent_protocol::frame::FrameError) -> Self {
         Self::Agent {
             message: error.to_string(),
@@ -195,6 +205,7 @@ pub struct Pod {
     last_words: LastWords,
     kernel_release: String,
     writable_share: AtomicBool,
+    halted: Once,
     network: Mutex<Option<PodNetwork>>,
     /// Held for its lock, and removed with the pod unless it is kept.
     _dir: Arc<RunDir>,
@@ -251,17 +262,26 @@ impl Pod {
                 config.events.take().unwrap_or_else(EventSink::none),
             )
             .map_err(kvm::or_of_the_host)?;
+        let guest = match Guest::dial(dir.vsock()) {
+            Ok(guest) => guest,
+            Err(error) => return Err(failure(&last_words, &vmm).unwrap_or(error)),
+        };
         let pod = Self {
-            guest: Guest::dial(dir.vsock())?,
+            guest,
             vmm,
             last_words,
             kernel_release: hello.kernel_release,
             writable_share: AtomicBool::new(config.has_writable_share()),
+            halted: Once::new(),
             network: Mutex::new(network),
             _dir: dir,
         };
-        pod.set_up(&config)?;
-        Ok(pod)
+        match pod.set_up(&config) {
+            Ok(()) => Ok(pod),
+            // That the connection broke is the least that there is to say.
+            Err(error) if error.is_of_connection() => Err(pod.failure().unwrap_or(error)),
+            Err(error) => Err(error),
+        }
     }
 
     fn set_up(&self, config: &PodConfig) -> Result<(), PodError> {
@@ -407,18 +427,7 @@ impl Pod {
     /// Why the agent is gone, if it said so, or else how the VM ended.
     #[must_use]
     pub fn failure(&self) -> Option<PodError> {
-        if let Some(message) = self.last_words.get() {
-            return Some(PodError::Agent { message });
-        }
-        if !self.vmm.is_reporting_within(REPORT_PATIENCE) {
-            return None;
-        }
-        loop {
-            match self.vmm.next_report() {
-                Ok(()) => {}
-                Err(error) => return Some(error),
-            }
-        }
+        failure(&self.last_words, &self.vmm)
     }
 
     /// Shows the guest one more file or directory, below the pod's share.
@@ -459,25 +468,50 @@ impl Pod {
         }
     }
 
-    /// Ends the pod: an orderly power-off where data of the host could still be in the guest's
-    /// memory, at once otherwise.
+    /// Ends the VM: by an orderly power-off where data of the host could still be in the guest's
+    /// memory, at once otherwise. Then nothing of the guest runs any more, and what it wrote is with the
+    /// host. The VMM process may be on its way out still, which is long on a busy host.
+    ///
+    /// Whoever comes second waits for the first.
+    pub fn halt(&self) {
+        self.halted.call_once(|| {
+            if self.writable_share.load(Ordering::Relaxed) && !self.vmm.has_ended() {
+                let request = PowerOffRequest {
+                    grace_ms: POWER_OFF_GRACE_MS,
+                    ..Default::default()
+                };
+                if self.guest.agent.power_off(call_context(), &request).is_ok() {
+                    self.vmm.ends_within(POWER_OFF_PATIENCE);
+                }
+            }
+            self.vmm.halt();
+        });
+    }
+
+    /// Ends the pod: the VM as by [`halt`](Self::halt), then its process and its part of the network.
     ///
     /// # Errors
     /// None at present; how the VM ended is told where it is known.
     pub fn stop(&self) -> Result<Option<End>, PodError> {
-        if self.writable_share.load(Ordering::Relaxed) {
-            let request = PowerOffRequest {
-                grace_ms: POWER_OFF_GRACE_MS,
-                ..Default::default()
-            };
-            if self.guest.agent.power_off(call_context(), &request).is_ok() {
-                // The VMM reports the power-off; `stop` below takes it or ends the wait.
-                self.vmm.is_reporting_within(POWER_OFF_PATIENCE);
-            }
-        }
+        self.halt();
         let end = self.vmm.stop();
         drop(self.network().take());
         Ok(end)
+    }
+}
+
+/// What the agent said last, or else how the VM ended.
+fn failure(last_words: &LastWords, vmm: &VmmProcess) -> Option<PodError> {
+    if let Some(message) = last_words.get() {
+        return Some(PodError::Agent { message });
+    }
+    if !vmm.is_reporting_within(REPORT_PATIENCE) {
+        return None;
+    }
+    loop {
+        if let Err(error) = vmm.next_report() {
+            return Some(error);
+        }
     }
 }
 

@@ -10,6 +10,8 @@ pub enum Action {
     Start,
     /// Clean up after a shim that is gone.
     Delete,
+    /// Finish what `delete` had no time for.
+    CleanUp,
     /// Be a shim.
     Serve,
     /// Tell the version.
@@ -56,6 +58,7 @@ impl Args {
                 args.action = match word.as_str() {
                     "start" => Action::Start,
                     "delete" => Action::Delete,
+                    "clean-up" => Action::CleanUp,
                     other => return Err(format!("unknown command {other:?}")),
                 };
                 break;
@@ -85,7 +88,7 @@ impl Args {
                 other => return Err(format!("unknown flag -{other}")),
             }
         }
-        if matches!(args.action, Action::Start | Action::Delete | Action::Serve) {
+        if !matches!(args.action, Action::Version | Action::Info) {
             identifier("-namespace", &args.namespace)?;
             identifier("-id", &args.id)?;
         }

@@ -147,6 +147,27 @@ pub fn socket(namespace: &str, id: &str) -> PathBuf {
     root(namespace).join(format!("{id}.sock"))
 }
 
+/// Writes down where the cgroup of the pod `id` is, for who has to clean up: containerd removes bundles
+/// before it has heard that their shims are gone.
+pub fn note_cgroup(namespace: &str, id: &str, cgroups_path: &str) -> anyhow::Result<()> {
+    let path = cgroup_note(namespace, id);
+    std::fs::write(&path, cgroups_path).with_context(|| path.display().to_string())
+}
+
+/// Where the cgroup of the pod `id` is, if its shim has written that down.
+pub fn noted_cgroup(namespace: &str, id: &str) -> Option<String> {
+    std::fs::read_to_string(cgroup_note(namespace, id)).ok()
+}
+
+/// The cgroup of the pod `id` is gone.
+pub fn forget_cgroup(namespace: &str, id: &str) {
+    let _ = std::fs::remove_file(cgroup_note(namespace, id));
+}
+
+fn cgroup_note(namespace: &str, id: &str) -> PathBuf {
+    root(namespace).join(format!("{id}.cgroup"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};

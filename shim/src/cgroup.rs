@@ -16,10 +16,10 @@ use anyhow::{Context, bail};
 const MOUNT: &str = "/sys/fs/cgroup";
 /// Controllers that count and limit what a pod uses.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
-
-/// How long what is in a cgroup may take to end, which is less than containerd waits for a clean-up.
-const EMPTY_TIME: Duration = Duration::from_secs(4);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// How long what is in a pod's cgroup may take to end before the cgroup is left to the kubelet.
+pub const IN_THE_END: Duration = Duration::from_secs(600);
 
 /// A cgroup of this process, in each hierarchy there is.
 #[derive(Debug)]
@@ -43,8 +43,9 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Leaves it and removes it. What is still in it stays, and so does the cgroup then.
-    pub fn leave(&self) {
+    /// Leaves it and removes it, once nobody else is in it any more; `false` if that takes longer than
+    /// `patience`.
+    pub fn leave(&self, patience: Duration) -> bool {
         if let Ok(all) = hierarchies(Path::new(MOUNT)) {
             for hierarchy in all {
                 let _ = fs::write(
@@ -53,27 +54,35 @@ impl Cgroup {
                 );
             }
         }
-        for dir in &self.dirs {
-            let _ = fs::remove_dir(dir);
-        }
+        remove_all(&self.dirs, patience)
     }
 }
 
-/// Removes the cgroup that `linux.cgroupsPath` names, once nobody is in it any more. A shim that was
-/// killed is followed by its VMM, which may take a moment.
-pub fn remove_empty(cgroups_path: &str) {
+/// Removes the cgroup that `linux.cgroupsPath` names, once nobody is in it any more; `false` if that
+/// takes longer than `patience`. A shim that was killed is followed by its VMM, which may take a moment.
+pub fn remove_empty(cgroups_path: &str, patience: Duration) -> bool {
     let (Ok(path), Ok(all)) = (relative(cgroups_path), hierarchies(Path::new(MOUNT))) else {
-        return;
+        return true;
     };
-    let deadline = Instant::now() + EMPTY_TIME;
-    for hierarchy in all {
-        while let Err(error) = fs::remove_dir(hierarchy.join(&path))
+    let dirs: Vec<_> = all.iter().map(|hierarchy| hierarchy.join(&path)).collect();
+    remove_all(&dirs, patience)
+}
+
+fn remove_all(dirs: &[PathBuf], patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    for dir in dirs {
+        let mut pause = POLL_INTERVAL;
+        while let Err(error) = fs::remove_dir(dir)
             && error.kind() == io::ErrorKind::ResourceBusy
-            && Instant::now() < deadline
         {
-            sleep(POLL_INTERVAL);
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
+    true
 }
 
 /// The path below a hierarchy: a path as it is, or the unit of a slice as systemd has it

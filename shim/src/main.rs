@@ -59,6 +59,10 @@ fn main() -> ExitCode {
     let done = match args.action {
         Action::Start => start::run(&args),
         Action::Delete => delete::run(&args),
+        Action::CleanUp => {
+            delete::finish(&args);
+            Ok(())
+        }
         Action::Serve => serve::run(&args),
         Action::Version => {
             println!("containerd-shim-podvmm-v2 {}", env!("CARGO_PKG_VERSION"));

@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 
 use crate::args::Args;
 use crate::bundle::{self, Role};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::events::{Publisher, task_io};
 use crate::forward;
 use crate::guest::{self, Pause, Template};
@@ -35,6 +35,8 @@ use crate::task::{Kind, Task};
 const KILLED: u32 = 128 + 9;
 /// How long the guest's kernel may take to start. A busy node starts many at once.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long after its sandbox's Delete containerd may take to end the shim.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// The pod.
 pub struct Pod {
@@ -206,6 +208,7 @@ impl Pod {
         // What no guest can have is refused before one is started.
         bundle.for_guest("check", |_| true)?;
         if let Some(path) = bundle.cgroups_path().filter(|path| !path.is_empty()) {
+            bundle::note_cgroup(&self.args.namespace, &self.args.id, path)?;
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
         let mut config = bundle::vm(&self.args.namespace, &self.args.id, bundle, role)?;
@@ -297,22 +300,46 @@ impl Pod {
     }
 
     /// Ends the VM, and tells that the sandbox has ended with `status`; whatever else ran was killed.
-    pub async fn stop(&self, status: u32) {
+    /// The VMM process is not waited for: containerd's patience is shorter than a busy host's ends are
+    /// long, and who is not answered in time is not heard of again.
+    pub async fn halt(&self, status: u32) {
         let _ = self.sandbox_status.set(status);
         if let Some(forwarding) = self.forwarding.get() {
             forwarding.abort();
         }
         if let Some(vm) = self.vm().cloned() {
-            let _ = blocking(move || vm.stop()).await;
+            let _ = blocking(move || vm.halt()).await;
         }
         self.all_ended().await;
     }
 
-    /// Gives back what the pod had of the host. Nothing of it runs any more.
-    pub fn leave(&self) {
-        if let Some(cgroup) = self.cgroup.get() {
-            cgroup.leave();
+    /// Nobody has anything left to ask for: ends the shim, if containerd does not do so soon.
+    pub fn expect_end(self: &Arc<Self>) {
+        let pod = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(FORGOTTEN).await;
+            log::warn!(
+                "containerd has forgotten the shim of a pod that is gone: it ends by itself"
+            );
+            pod.over.notify_one();
+        });
+    }
+
+    /// Gives back what the pod had of the host, however long that takes.
+    pub async fn leave(self: &Arc<Self>) {
+        self.halt(0).await;
+        if let Some(vm) = self.vm().cloned() {
+            let _ = blocking(move || vm.stop()).await;
         }
+        let pod = Arc::clone(self);
+        let _ = blocking(move || {
+            let cgroup = pod.cgroup.get();
+            if cgroup.is_some_and(|cgroup| !cgroup.leave(cgroup::IN_THE_END)) {
+                log::warn!("the pod's cgroup stays: something is in it");
+            }
+            bundle::forget_cgroup(&pod.args.namespace, &pod.args.id);
+        })
+        .await;
     }
 
     async fn exited(&self, container: &str, exec: &str, exit: Exit) {

@@ -20,6 +20,8 @@ const BLOCKING_THREADS: usize = 64;
 /// How long an idle one of them stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const STACK: usize = 256 * 1024;
+/// Connections that wait to be accepted, at most.
+const BACKLOG: i32 = 128;
 /// How long the answer to containerd's last call may take.
 const LAST_ANSWER: Duration = Duration::from_millis(100);
 
@@ -47,6 +49,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &Args, listener: UnixListener) -> anyhow::Result<()> {
+    // Whoever connects is told who listens, which until now is the process that made the socket.
+    rustix::net::listen(&listener, BACKLOG).context("the shim's socket")?;
     listener
         .set_nonblocking(true)
         .context("the shim's socket")?;
@@ -65,8 +69,7 @@ async fn serve(args: &Args, listener: UnixListener) -> anyhow::Result<()> {
     server.start().await.context("the task service")?;
     pod.over.notified().await;
     tokio::time::sleep(LAST_ANSWER).await;
-    pod.stop(0).await;
-    pod.leave();
+    pod.leave().await;
     pod.publisher.close().await;
     listening.abort();
     Ok(())

@@ -179,7 +179,7 @@ impl TaskService for Service {
         let Some(handle) = process.handle.clone() else {
             let pod = Arc::clone(&self.pod);
             return whole(async move {
-                pod.stop(if request.signal == SIGKILL { KILLED } else { 0 })
+                pod.halt(if request.signal == SIGKILL { KILLED } else { 0 })
                     .await;
                 Ok(Empty::new())
             })
@@ -424,7 +424,10 @@ async fn delete(
                 alone: false,
                 ..
             } => pod.unshare(shares.clone()).await,
-            Kind::Sandbox | Kind::Container { .. } => pod.stop(KILLED).await,
+            Kind::Sandbox | Kind::Container { .. } => {
+                pod.halt(KILLED).await;
+                pod.expect_end();
+            }
         }
         pod.forget(&task.id);
         pod.publisher.publish(&TaskDelete {

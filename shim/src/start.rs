@@ -8,8 +8,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sandbox::bundle::Bundle;
 
 use crate::args::Args;
@@ -17,6 +19,9 @@ use crate::bundle::{self, ADDRESS, Role};
 
 /// containerd reads the shim's log from here.
 const LOG: &str = "log";
+/// How long a shim that has said that it ends may take until another has its name.
+const FORMER_ENDS: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Prints the address of the container's shim, after starting one if there is none.
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -30,9 +35,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         Role::Sandbox | Role::Alone => {
             let socket = bundle::socket(&args.namespace, &args.id);
-            if let Some(listener) = listen(&socket)? {
-                spawn(args, &dir, listener)?;
-            }
+            spawn(args, &dir, listen(&socket)?)?;
             format!("unix://{}", socket.display())
         }
     };
@@ -41,8 +44,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The socket for a new shim; none where one listens already.
-fn listen(path: &Path) -> anyhow::Result<Option<UnixListener>> {
+/// The socket for a new shim.
+fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     let shown = || format!("socket {}", path.display());
     if let Some(dir) = path.parent() {
         let mut builder = DirBuilder::new();
@@ -51,17 +54,31 @@ fn listen(path: &Path) -> anyhow::Result<Option<UnixListener>> {
             .create(dir)
             .with_context(|| dir.display().to_string())?;
     }
-    match UnixListener::bind(path) {
-        Ok(listener) => return Ok(Some(listener)),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        Err(error) => return Err(error).with_context(shown),
+    let deadline = Instant::now() + FORMER_ENDS;
+    loop {
+        match UnixListener::bind(path) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).with_context(shown),
+        }
+        if UnixStream::connect(path).is_err() {
+            // A shim that was killed left it.
+            let removed = std::fs::remove_file(path);
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error).with_context(shown);
+            }
+        } else if Instant::now() < deadline {
+            // The one that had the name before may be on its way out.
+            sleep(POLL_INTERVAL);
+        } else {
+            bail!(
+                "a shim for a container of this name runs already: {}",
+                path.display()
+            );
+        }
     }
-    if UnixStream::connect(path).is_ok() {
-        return Ok(None);
-    }
-    // A shim that was killed left it.
-    std::fs::remove_file(path).with_context(shown)?;
-    Ok(Some(UnixListener::bind(path).with_context(shown)?))
 }
 
 fn spawn(args: &Args, dir: &Path, listener: UnixListener) -> anyhow::Result<()> {

@@ -29,6 +29,8 @@ fn values_that_cannot_be_are_refused_by_name() {
         (["--volume", "a:/b:rx"], "rx"),
         (["--net", "host"], "--net"),
         (["--net", "netns:"], "netns:PATH"),
+        (["--net", "cni="], "cni=NAME"),
+        (["--net", "cni:a"], "cni=NAME"),
         (["--net", "netns"], "netns:PATH"),
         (["--env", "=x"], "--env"),
         (["--net-rate", "0"], "no limit"),
@@ -54,13 +56,15 @@ fn values_that_cannot_be_are_refused_by_name() {
 }
 
 #[test]
-fn a_network_is_none_or_a_namespace() {
+fn a_network_is_none_a_namespace_or_what_plugins_make() {
     let net = |args: &[&str]| {
         let all = [args, &["--rootfs", "/", "true"]].concat();
         parse(&all).unwrap().net
     };
     assert_eq!(net(&[]), Net::None);
     assert_eq!(net(&["--net", "none"]), Net::None);
+    assert_eq!(net(&["--net", "cni"]), Net::Cni(None));
+    assert_eq!(net(&["--net", "cni=a"]), Net::Cni(Some("a".into())));
     let path = Net::Netns("/run/netns/a:b".into());
     assert_eq!(net(&["--net", "netns:/run/netns/a:b"]), path);
 }

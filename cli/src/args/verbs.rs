@@ -86,6 +86,30 @@ pub struct Exec {
     pub command: Vec<String>,
 }
 
+const ATTACH_EXAMPLES: &str = "\
+Examples:
+  podvmm attach web                     the pod's first container
+  podvmm attach --no-stdin web/proxy    only looks
+
+With a terminal, ctrl-p ctrl-q leaves, and the container goes on. Without one, signals are passed on,
+and a second one within 3 s leaves.
+
+Exit status: the container's; 0 after ctrl-p ctrl-q; 125 when podvmm failed.";
+
+/// Joins a container's streams.
+#[derive(Debug, clap::Args)]
+#[command(after_help = ATTACH_EXAMPLES)]
+pub struct Attach {
+    #[command(flatten)]
+    pub root: Root,
+    /// Passes no input on
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// The pod, and which of its containers [default: the first]
+    #[arg(value_name = "POD[/CONTAINER]", value_parser = Target::parse)]
+    pub target: Target,
+}
+
 /// From when on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since(pub Timestamp);

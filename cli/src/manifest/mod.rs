@@ -1,6 +1,7 @@
 //! `podvmm manifest check`: is this a manifest that podvmm takes, and how large would its VM be? What
 //! `podvmm run -f` needs of it is here as well.
 
+mod health;
 pub mod run;
 
 use std::fs::File;

@@ -14,16 +14,17 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use image::RootFs;
 use manifest::plan::{self, Content, MountSource, Surroundings};
-use manifest::pod::{PullPolicy, RestartPolicy};
+use manifest::pod::{Protocol, PullPolicy, RestartPolicy};
 use manifest::{Pod, Sandbox};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sandbox::bundle::compile_seccomp;
+use sandbox::forward::PortPlan;
 use sandbox::monitor::{ContainerPlan, PodPlan, Restart, SharePlan};
 use sandbox::oci::{Changes, Mount};
 use sandbox::{ContainerConfig, Stdio, User};
 use serde_json::json;
 
-use super::{Reading, limits, read};
+use super::{Reading, health, limits, read};
 use crate::image::args::RunArgs;
 use crate::image::{Acquired, acquire};
 use crate::terminal;
@@ -86,6 +87,8 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
     whole.hostname.clone_from(&plan.hostname);
     whole.sysctls.clone_from(&plan.sysctls);
     whole.grace = plan.grace;
+    whole.deadline = plan.deadline;
+    whole.publish = host_ports(pod).with_context(|| name.to_string())?;
     for volume in &plan.volumes {
         if let Content::Host { path, .. } = &volume.content {
             // What has to be there is, or is made.
@@ -113,6 +116,7 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
             init,
             restart: restart(plan.restart, init),
             stop_signal: image.stop_signal()?,
+            health: health::of(container),
             ..planned
         });
     }
@@ -126,30 +130,37 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
 fn refuse_what_nobody_does(pod: &Pod) -> anyhow::Result<()> {
     let refuse =
         |field: &str| bail!("{field} is not carried out by `podvmm run -f` yet; remove it");
-    if pod.deadline.is_some() {
-        return refuse("spec.activeDeadlineSeconds");
-    }
     if pod.share_processes {
         return refuse("spec.shareProcessNamespace");
     }
-    for container in pod.init_containers.iter().chain(&pod.containers) {
-        let name = &container.name;
-        for (there, field) in [
-            (container.liveness.is_some(), "livenessProbe"),
-            (container.readiness.is_some(), "readinessProbe"),
-            (container.startup.is_some(), "startupProbe"),
-            (container.post_start.is_some(), "lifecycle.postStart"),
-            (container.pre_stop.is_some(), "lifecycle.preStop"),
-        ] {
-            if there {
-                return refuse(&format!("container {name}: {field}"));
+    Ok(())
+}
+
+/// Ports of the host that the containers ask for.
+fn host_ports(pod: &Pod) -> anyhow::Result<Vec<PortPlan>> {
+    let mut plans = Vec::new();
+    for container in &pod.containers {
+        for port in &container.ports {
+            let Some(host) = port.host_port else { continue };
+            let protocol = match port.protocol {
+                Protocol::Tcp => None,
+                Protocol::Udp => Some("UDP"),
+                Protocol::Sctp => Some("SCTP"),
+            };
+            if let Some(protocol) = protocol {
+                bail!(
+                    "container {}: hostPort {host} is one of {protocol}, and only ports of TCP are published; remove it",
+                    container.name
+                );
             }
-        }
-        if container.ports.iter().any(|port| port.host_port.is_some()) {
-            return refuse(&format!("container {name}: ports[].hostPort"));
+            plans.push(PortPlan {
+                address: port.host_ip,
+                host,
+                pod: port.number,
+            });
         }
     }
-    Ok(())
+    Ok(plans)
 }
 
 fn refuse_volumes(plan: &plan::Plan) -> anyhow::Result<()> {
@@ -267,6 +278,7 @@ fn translate(
     let share = format!("root-{}", container.name);
     planned.rootfs = pod.rootfs(&share, root.path(), Changes::Guest);
     planned.stdin = container.stdin;
+    planned.stdin_once = container.stdin_once;
     Ok(planned)
 }
 

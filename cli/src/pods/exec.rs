@@ -16,22 +16,25 @@ use crate::pumps::{self, Streams};
 use crate::run::status_of_start;
 use crate::terminal::{self, RawMode};
 
+/// Signals that are passed on.
+pub(super) const WATCHED: [i32; 7] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
 /// Within this time a second signal leaves the command to itself.
 const AGAIN: Duration = Duration::from_secs(3);
 
 /// What is waited for.
-enum Event {
+pub(super) enum Event {
     Exited(Result<u8, ClientError>),
     /// The user has asked twice.
     Left(i32),
+    /// The user has typed the keys that leave.
+    Detached,
 }
 
 pub fn exec(args: &Exec, root: Option<&Path>) -> anyhow::Result<u8> {
     if args.interactive && args.tty && !io::stdin().is_terminal() {
         bail!("-t: standard input is not a terminal; leave -t out, or use -t without -i");
     }
-    let watched = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
-    let signals = Signals::new(watched).context("signals cannot be handled")?;
+    let signals = Signals::new(WATCHED).context("signals cannot be handled")?;
     let view = super::alive(&super::store(root), &args.target.pod)?;
     let mut session = match view.client().exec(request(args)) {
         Err(ClientError::Refused {
@@ -69,6 +72,7 @@ pub fn exec(args: &Exec, root: Option<&Path>) -> anyhow::Result<u8> {
     drop(raw);
     match event {
         Event::Exited(code) => code.with_context(|| format!("pod {}", view.name)),
+        Event::Detached => Ok(0),
         Event::Left(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
     }
 }
@@ -90,7 +94,7 @@ fn request(args: &Exec) -> ExecRequest {
 }
 
 /// Passes signals on, and the terminal's size.
-fn watch(
+pub(super) fn watch(
     mut signals: Signals,
     command: ExecHandle,
     tell: mpsc::Sender<Event>,

@@ -1,8 +1,10 @@
 //! The verbs for pods that exist: each looks at the record of a pod, and asks its monitor.
 
+pub mod attach;
 pub mod exec;
 pub mod inspect;
 pub mod logs;
+pub mod port_forward;
 pub mod ps;
 pub mod stats;
 pub mod steer;

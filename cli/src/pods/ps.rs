@@ -30,12 +30,7 @@ pub fn ps(args: &Ps, root: Option<&Path>) -> anyhow::Result<u8> {
 
 fn table(views: &[PodView]) -> Table {
     let mut table = Table::new(&[
-        "POD",
-        "STATUS",
-        "CONTAINERS",
-        "RESTARTS",
-        "CREATED",
-        "COMMAND",
+        "POD", "STATUS", "READY", "RESTARTS", "CREATED", "PORTS", "COMMAND",
     ]);
     for view in views {
         let record = view.record.as_ref();
@@ -44,18 +39,18 @@ fn table(views: &[PodView]) -> Table {
             view.name.clone(),
             status(view),
             record.map_or("-".into(), |record| {
-                let running = record.containers.iter();
-                let running = running.filter(|c| c.phase == ContainerPhase::Running);
-                let all = record.containers.iter().filter(|c| !c.init);
+                let all = || record.containers.iter().filter(|c| !c.init);
+                let ready = all().filter(|c| c.ready);
                 // What a dead monitor has written down last runs no more.
-                let running = if view.is_alive() { running.count() } else { 0 };
-                format!("{running}/{}", all.count())
+                let ready = if view.is_alive() { ready.count() } else { 0 };
+                format!("{ready}/{}", all().count())
             }),
             of_record(|record| {
                 let restarts: u32 = record.containers.iter().map(|c| c.restarts).sum();
                 restarts.to_string()
             }),
             of_record(|record| ago(record.created)),
+            ports(view),
             of_record(command),
         ]);
     }
@@ -71,11 +66,9 @@ fn status(view: &PodView) -> String {
         Status::Running => {
             let up = record.and_then(|record| record.started);
             let up = up.map_or(String::new(), |started| format!(" {}", span(started.age())));
-            let gone_on = record.is_some_and(|record| {
-                let mut containers = record.containers.iter();
-                containers.any(|c| c.phase == ContainerPhase::Waiting && c.exit.is_some())
-            });
-            format!("Up{up}{}", if gone_on { " (restarting)" } else { "" })
+            let trouble = record.and_then(trouble);
+            let trouble = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
+            format!("Up{up}{trouble}")
         }
         Status::Stopping => "Stopping".into(),
         Status::Stopped => {
@@ -93,8 +86,42 @@ fn status(view: &PodView) -> String {
     }
 }
 
+/// What is wrong with a pod that runs: that of its containers which is furthest from being ready.
+fn trouble(record: &PodRecord) -> Option<String> {
+    let containers = || record.containers.iter().filter(|c| !c.ready);
+    let again = containers().find(|c| c.phase == ContainerPhase::Waiting && c.exit.is_some());
+    let running = containers().find(|c| c.phase == ContainerPhase::Running && !c.init);
+    let (container, word) = match (again, running) {
+        (Some(container), _) => (container, "restarting"),
+        (None, Some(container)) => (container, "not ready"),
+        (None, None) => return None,
+    };
+    let complaint = container.complaint.as_deref().map(first_line);
+    Some(match complaint {
+        Some(complaint) => format!("{word}: {}: {complaint}", container.name),
+        None => word.to_owned(),
+    })
+}
+
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
+}
+
+/// Published ports, as long as they are.
+fn ports(view: &PodView) -> String {
+    let record = view.record.as_ref().filter(|_| view.is_alive());
+    let ports = record.map_or(&[][..], |record| &record.ports);
+    if ports.is_empty() {
+        return "-".into();
+    }
+    let shown = ports.iter().map(|port| {
+        let (host, pod) = (port.host, port.pod);
+        match host.ip().is_unspecified() {
+            true => format!("{}->{pod}", host.port()),
+            false => format!("{host}->{pod}"),
+        }
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// The first container's command.
@@ -120,6 +147,7 @@ fn summary(view: &PodView) -> Value {
         "ended": record.and_then(|record| record.ended),
         "exitCode": record.filter(|_| view.status == Status::Stopped).map(PodRecord::exit_code),
         "foreground": record.map(|record| record.foreground),
+        "ports": record.filter(|_| view.is_alive()).map(|record| &record.ports),
         "containers": record.map(|record| &record.containers),
     })
 }
@@ -165,6 +193,14 @@ mod tests {
             record.containers[0].exit = Some(exit(1));
         });
         assert_eq!(status(&restarting), "Up (restarting)");
+        let unready = view(Status::Running, |record| {
+            record.containers[0].phase = ContainerPhase::Running;
+            record.containers[0].complaint = Some("Readiness probe failed: no\nmore".into());
+        });
+        assert_eq!(
+            status(&unready),
+            "Up (not ready: main: Readiness probe failed: no)"
+        );
         let exited = view(Status::Stopped, |record| {
             record.ended = now;
             record.containers[0].exit = Some(exit(3));
@@ -201,6 +237,7 @@ mod tests {
     fn long_commands_are_cut_and_containers_counted() {
         let view = view(Status::Running, |record| {
             record.containers[0].phase = ContainerPhase::Running;
+            record.containers[0].ready = true;
             record.containers[0].restarts = 2;
         });
         let text = table(std::slice::from_ref(&view)).text();

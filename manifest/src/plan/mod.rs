@@ -8,8 +8,7 @@
 //! ```
 //!
 //! The caller prepares `volumes` ([`volumes`](crate::volumes) does what concerns the host), runs
-//! `init_containers` one after the other, then starts `containers`. [`restart`](crate::restart) and
-//! [`probe`](crate::probe) say when a container is started again.
+//! `init_containers` one after the other, then starts `containers`.
 
 mod container;
 mod dns;

@@ -166,7 +166,7 @@ fn read(item: &Item<'_>, is_init: bool, scope: &Scope<'_>) -> Option<Container> 
             .and_then(|item| item.bool())
             .unwrap_or(false)
     };
-    let (post_start, pre_stop) = probe::hooks(&fields, is_init);
+    let (post_start, pre_stop) = probe::hooks(&fields, is_init, &ports);
     let probe = |field, one| probe::read(&fields, field, one, is_init, &ports);
     let (liveness, readiness) = (probe("livenessProbe", true), probe("readinessProbe", false));
     let startup = probe("startupProbe", true);

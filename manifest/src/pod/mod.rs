@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use env::{EnvFrom, EnvValue, EnvVar, FieldRef, ObjectKind, ObjectRef, ResourceRef};
 pub use mount::{SubPath, VolumeMount};
-pub use probe::{Hook, Probe, ProbeAction, ProbeTiming};
+pub use probe::{Hook, HttpGet, Probe, ProbeAction, ProbeTiming};
 pub use resources::{Amounts, Resources};
 pub use security::Security;
 pub(crate) use security::all_capabilities;

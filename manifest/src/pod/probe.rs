@@ -14,6 +14,8 @@ use crate::yaml::{Scalar, Value};
 pub enum Hook {
     /// A command in the container.
     Exec(Vec<String>),
+    /// A request: any answer is good.
+    Http(HttpGet),
     /// A pause.
     Sleep(Duration),
 }
@@ -50,18 +52,7 @@ pub enum ProbeAction {
     /// A command in the container: 0 is good.
     Exec(Vec<String>),
     /// A request: a status of 200 to 399 is good.
-    Http {
-        /// Over TLS, without looking at the certificate.
-        tls: bool,
-        /// The pod's own address if there is none.
-        host: Option<String>,
-        /// Port.
-        port: u16,
-        /// With the slash at its beginning.
-        path: String,
-        /// Headers.
-        headers: Vec<(String, String)>,
-    },
+    Http(HttpGet),
     /// A connection.
     Tcp {
         /// The pod's own address if there is none.
@@ -71,11 +62,30 @@ pub enum ProbeAction {
     },
 }
 
+/// A request over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpGet {
+    /// Over TLS, without looking at the certificate.
+    pub tls: bool,
+    /// The pod's own address if there is none.
+    pub host: Option<String>,
+    /// Port.
+    pub port: u16,
+    /// With the slash at its beginning.
+    pub path: String,
+    /// Headers.
+    pub headers: Vec<(String, String)>,
+}
+
 const OF_INIT: &str =
     "init containers have none: they end by themselves, and the next one waits for that";
 
 /// Reads `postStart` and `preStop`.
-pub fn hooks(container: &Fields<'_>, is_init: bool) -> (Option<Hook>, Option<Hook>) {
+pub fn hooks(
+    container: &Fields<'_>,
+    is_init: bool,
+    ports: &[Port],
+) -> (Option<Hook>, Option<Hook>) {
     let Some(item) = container.get("lifecycle") else {
         return (None, None);
     };
@@ -86,25 +96,27 @@ pub fn hooks(container: &Fields<'_>, is_init: bool) -> (Option<Hook>, Option<Hoo
     let Some(fields) = item.object(&schema::LIFECYCLE) else {
         return (None, None);
     };
-    let hook = |field| fields.get(field).and_then(|item| read_hook(&item));
+    let hook = |field| fields.get(field).and_then(|item| read_hook(&item, ports));
     (hook("postStart"), hook("preStop"))
 }
 
-fn read_hook(item: &Item<'_>) -> Option<Hook> {
+fn read_hook(item: &Item<'_>, ports: &[Port]) -> Option<Hook> {
     let fields = item.object(&schema::LIFECYCLE_HANDLER)?;
-    let (exec, sleep) = (fields.get("exec"), fields.get("sleep"));
     let kinds = fields.names().count();
     if kinds != 1 {
         fields.error(
             Code::Conflict,
-            format!("has {kinds} actions: write exec or sleep"),
+            format!("has {kinds} actions: write one of exec, httpGet, sleep"),
         );
         return None;
     }
-    if let Some(item) = exec {
+    if let Some(item) = fields.get("exec") {
         return read_command(&item).map(Hook::Exec);
     }
-    let fields = sleep?.object(&schema::SLEEP)?;
+    if let Some(item) = fields.get("httpGet") {
+        return read_http(&item, ports).map(Hook::Http);
+    }
+    let fields = fields.get("sleep")?.object(&schema::SLEEP)?;
     fields.need("seconds", "it says how long");
     spec::seconds(&fields, "seconds", 0).map(Hook::Sleep)
 }
@@ -195,7 +207,7 @@ fn read_action(fields: &Fields<'_>, ports: &[Port]) -> Option<ProbeAction> {
         return read_command(&item).map(ProbeAction::Exec);
     }
     if let Some(item) = fields.get("httpGet") {
-        return read_http(&item, ports);
+        return read_http(&item, ports).map(ProbeAction::Http);
     }
     let fields = fields.get("tcpSocket")?.object(&schema::TCP_SOCKET)?;
     let host = read_host(&fields);
@@ -203,7 +215,7 @@ fn read_action(fields: &Fields<'_>, ports: &[Port]) -> Option<ProbeAction> {
     Some(ProbeAction::Tcp { host, port })
 }
 
-fn read_http(item: &Item<'_>, ports: &[Port]) -> Option<ProbeAction> {
+fn read_http(item: &Item<'_>, ports: &[Port]) -> Option<HttpGet> {
     let fields = item.object(&schema::HTTP_GET)?;
     let tls = fields
         .get("scheme")
@@ -222,7 +234,7 @@ fn read_http(item: &Item<'_>, ports: &[Port]) -> Option<ProbeAction> {
     let headers = headers.unwrap_or_default();
     let headers = headers.iter().filter_map(read_header).collect();
     let host = read_host(&fields);
-    Some(ProbeAction::Http {
+    Some(HttpGet {
         tls: tls.unwrap_or(false),
         host,
         port: read_port(&fields, ports)?,

@@ -193,8 +193,8 @@ pub(crate) static LIFECYCLE_HANDLER: Object = Object {
     name: "LifecycleHandler",
     fields: &[
         yes("exec"),
+        note("httpGet", "any answer is good"),
         yes("sleep"),
-        no("httpGet", "use exec"),
         no("tcpSocket", "use exec"),
     ],
 };

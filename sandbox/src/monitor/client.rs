@@ -66,12 +66,32 @@ impl PodClient {
         if reply != Reply::Started {
             return Err(ClientError::Unexpected);
         }
-        let streams = Streams::of(&request, fds).ok_or(ClientError::Unexpected)?;
-        Ok(ExecSession {
-            stdin: streams.stdin.map(UnixStream::from),
-            stdout: Some(streams.stdout.into()),
-            stderr: streams.stderr.map(UnixStream::from),
-            socket: Arc::new(socket),
+        let streams = Streams::of(request.terminal.is_some(), request.stdin, fds);
+        let streams = streams.ok_or(ClientError::Unexpected)?;
+        Ok(ExecSession::new(streams, socket))
+    }
+
+    /// Gives the streams of a container's own command, from now on; its input if `stdin`, and if it has one.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a pod in the foreground has its streams where it was started.
+    pub fn attach(&self, container: Option<&str>, stdin: bool) -> Result<Attached, ClientError> {
+        let container = container.map(str::to_owned);
+        let socket = self.ask(&Request::Attach { container, stdin })?;
+        let (reply, fds) = receive(&socket)?;
+        let Reply::Attached {
+            terminal,
+            stdin,
+            stdin_once,
+        } = reply
+        else {
+            return Err(ClientError::Unexpected);
+        };
+        let streams = Streams::of(terminal, stdin, fds).ok_or(ClientError::Unexpected)?;
+        Ok(Attached {
+            session: ExecSession::new(streams, socket),
+            terminal,
+            stdin_once,
         })
     }
 
@@ -127,6 +147,21 @@ impl PodClient {
         }
     }
 
+    /// Connects to whoever listens on a TCP port of the pod's localhost. Each direction ends with a
+    /// half-close.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when nobody does.
+    pub fn dial(&self, port: u16) -> Result<UnixStream, ClientError> {
+        match receive(&self.ask(&Request::Dial { port })?)? {
+            (Reply::Connected, fds) => match <[OwnedFd; 1]>::try_from(fds) {
+                Ok([connection]) => Ok(connection.into()),
+                Err(_) => Err(ClientError::Unexpected),
+            },
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
     fn done(&self, request: &Request) -> Result<(), ClientError> {
         match receive(&self.ask(request)?)?.0 {
             Reply::Done => Ok(()),
@@ -174,7 +209,27 @@ pub struct ExecSession {
     socket: Arc<OwnedFd>,
 }
 
+/// The streams of a container's own command.
+#[derive(Debug)]
+pub struct Attached {
+    /// Streams, steering and end. Dropping it changes nothing for the command.
+    pub session: ExecSession,
+    /// Whether the command has a terminal.
+    pub terminal: bool,
+    /// Whether the end of this input is the end of the command's. Otherwise it must not be shut down.
+    pub stdin_once: bool,
+}
+
 impl ExecSession {
+    fn new(streams: Streams, socket: OwnedFd) -> Self {
+        Self {
+            stdin: streams.stdin.map(UnixStream::from),
+            stdout: Some(streams.stdout.into()),
+            stderr: streams.stderr.map(UnixStream::from),
+            socket: Arc::new(socket),
+        }
+    }
+
     /// Steers the command from any thread.
     #[must_use]
     pub fn handle(&self) -> ExecHandle {

@@ -61,7 +61,7 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, request: &ExecRequest
     let _ = handle.remove();
 }
 
-fn steer(process: &ProcessHandle, socket: &OwnedFd) {
+pub(super) fn steer(process: &ProcessHandle, socket: &OwnedFd) {
     while let Ok(Some((steer, _))) = packet::receive::<Steer>(socket) {
         let outcome = match steer {
             Steer::Signal(signal) => process.signal(signal, false),
@@ -111,7 +111,7 @@ fn start(shared: &Arc<Shared>, request: &ExecRequest) -> Result<Process, Reply> 
 }
 
 /// The container's own `process` with what the request changes.
-fn process_spec(plan: &ContainerPlan, request: &ExecRequest) -> Value {
+pub(super) fn process_spec(plan: &ContainerPlan, request: &ExecRequest) -> Value {
     let mut process = plan.spec["process"].clone();
     process["args"] = json!(request.args);
     process["terminal"] = json!(request.terminal.is_some());

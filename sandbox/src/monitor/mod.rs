@@ -20,7 +20,8 @@
 //! - [`protocol`], [`client`]: what is asked of a monitor.
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
-//! - `shared`, `supervise`, `server`, `exec`: the monitor's parts.
+//! - [`health`]: probes, and hooks beside starts and ends.
+//! - `shared`, `supervise`, `server`, `exec`, `attach`, `ports`, `network`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -28,12 +29,16 @@
 //! host: the record has another host's boot id. [`PodStore::remove`] removes all of them, and first
 //! whatever may still be there.
 
+mod attach;
 pub mod client;
 pub mod detach;
 mod exec;
+pub mod health;
 mod host_process;
+mod network;
 pub mod outlet;
 pub mod plan;
+mod ports;
 pub mod protocol;
 pub mod record;
 mod server;
@@ -47,24 +52,31 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use client::{ClientError, ExecSession, PodClient};
+pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
-pub use outlet::{LogOutlet, Outlet};
-pub use plan::{ContainerPlan, NetworkPlan, PlanError, PodPlan, Restart, SharePlan};
+pub use outlet::{Attachment, LogOutlet, Outlet};
+pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
 pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
-pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord};
+pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
 
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
 use crate::events::{EventSink, PodEvent};
+use crate::forward::ListenError;
+use crate::net::cni::CniError;
 use crate::pod::{Pod, PodError};
 use crate::rundir::{RunDir, RunDirError};
 use host_process::HostProcess as Process;
+use ports::Ports;
 use server::Server;
 use shared::Shared;
 
 /// Stack of each of a monitor's threads.
 const STACK: usize = 256 * 1024;
+
+/// Why a pod was ended by its own plan, in the kubelet's words.
+const PAST_DEADLINE: &str =
+    "DeadlineExceeded: Pod was active on the node longer than the specified deadline";
 
 /// Why a pod could not be started.
 #[derive(Debug, Error)]
@@ -78,6 +90,12 @@ pub enum MonitorError {
     /// Its record could not be written.
     #[error("the pod's record cannot be written")]
     Record(#[source] io::Error),
+    /// A port of the host is not to be had.
+    #[error(transparent)]
+    Port(#[from] ListenError),
+    /// It has no network of its own.
+    #[error(transparent)]
+    Cni(#[from] CniError),
     /// Nobody could reach it.
     #[error("the pod's socket cannot be made")]
     Socket(#[source] io::Error),
@@ -129,8 +147,8 @@ pub enum Mode {
 /// Runs a pod in this process.
 pub struct Monitor {
     shared: Arc<Shared>,
-    outlet: Arc<dyn Outlet>,
     server: Server,
+    ports: Ports,
     log: Option<log::LevelFilter>,
 }
 
@@ -154,7 +172,7 @@ impl Monitor {
         let record = PodRecord::new(&plan, mode == Mode::Foreground);
         record.write(dir.path()).map_err(MonitorError::Record)?;
         record::write_plan(dir.path(), &plan).map_err(MonitorError::Record)?;
-        let shared = Shared::new(plan, dir, record).map_err(MonitorError::Socket)?;
+        let shared = Shared::new(plan, dir, record, outlet).map_err(MonitorError::Socket)?;
         let shared = Arc::new(shared);
         let server = Server::start(&shared).map_err(MonitorError::Socket)?;
         if mode == Mode::Detached {
@@ -162,8 +180,8 @@ impl Monitor {
         }
         Ok(Self {
             shared,
-            outlet,
             server,
+            ports: Ports::default(),
             log: None,
         })
     }
@@ -184,14 +202,20 @@ impl Monitor {
     /// # Errors
     /// [`MonitorError`]; nothing is left behind.
     pub fn start(&self) -> Result<(), MonitorError> {
-        self.start_vm()
-            .and_then(|()| supervise::start(&self.shared, &self.outlet))
+        self.ports
+            .take(&self.shared)
+            .and_then(|()| self.start_vm())
+            .and_then(|()| supervise::start(&self.shared))
+            .and_then(|()| self.ports.open(&self.shared))
             .map_err(|error| self.give_up(error))
     }
 
     fn start_vm(&self) -> Result<(), MonitorError> {
         let mut config = self.shared.plan.open()?;
         config.log = self.log;
+        if let Some(network) = network::attach(&self.shared)? {
+            config.network = Some(network);
+        }
         config.cancel = Some(self.shared.cancellation().map_err(PodError::Connect)?);
         let shared = Arc::clone(&self.shared);
         config.events = Some(EventSink::new(move |event| {
@@ -235,8 +259,11 @@ impl Monitor {
         } else {
             cause.map_or(error, MonitorError::Pod)
         };
+        let remains = network::detach(&self.shared);
         self.finish(Some(error.to_string()));
-        let _ = self.shared.dir.keep(false);
+        if remains.is_none() {
+            let _ = self.shared.dir.keep(false);
+        }
         self.shared.dir.leave();
         error
     }
@@ -245,11 +272,12 @@ impl Monitor {
     #[must_use]
     pub fn wait(self) -> Ended {
         self.shared.wait_until(None, shared::State::is_done);
-        let (pod, early, is_destroyed) = {
+        let (pod, early, is_destroyed, is_past_deadline) = {
             let mut state = self.shared.lock();
             state.no_more_starts = true;
             let early = !state.have_all_exited();
-            (state.pod.take(), early, state.is_destroyed)
+            let (is_destroyed, is_past) = (state.is_destroyed, state.is_past_deadline);
+            (state.pod.take(), early, is_destroyed, is_past)
         };
         let mut failure = None;
         if let Some(pod) = pod {
@@ -263,11 +291,14 @@ impl Monitor {
         }
         let reason = match &failure {
             Some(error) => Some(one_line(error)),
+            None if is_past_deadline => Some(PAST_DEADLINE.to_owned()),
             None if is_destroyed => Some("it was ended from outside".to_owned()),
             None => early.then(|| "the guest's agent is gone".to_owned()),
         };
-        let record = self.finish(reason);
-        if self.shared.plan.remove {
+        let remains = network::detach(&self.shared);
+        let is_clean = remains.is_none();
+        let record = self.finish(reason.or(remains));
+        if self.shared.plan.remove && is_clean {
             let _ = self.shared.dir.keep(false);
         }
         // Not all threads are through with the pod, and the process may end before they are.
@@ -277,12 +308,14 @@ impl Monitor {
 
     /// Writes the last record down and answers whoever waits for it.
     fn finish(&self, reason: Option<String>) -> PodRecord {
+        self.ports.close();
         self.shared.change(|state| {
             state.record.phase = Phase::Stopped;
             state.record.ended = Some(crate::timestamp::Timestamp::now());
             state.record.reason = reason;
             for container in &mut state.record.containers {
                 container.phase = ContainerPhase::Exited;
+                container.ready = false;
             }
             state.is_over = true;
         });
@@ -322,7 +355,7 @@ impl MonitorHandle {
 
 /// Whether the connection to the agent broke, so that there may be a better reason.
 fn is_broken(error: &MonitorError) -> bool {
-    matches!(error, MonitorError::Pod(PodError::Container(error)) if !error.is_refusal())
+    matches!(error, MonitorError::Pod(error) if error.is_of_connection())
 }
 
 /// An error and its causes.

@@ -1,11 +1,14 @@
 //! Where the output of containers goes, and their input comes from.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::STACK;
 use super::plan::ContainerPlan;
@@ -13,6 +16,8 @@ use crate::container::Process;
 use crate::logs::{self, LogFile, LogLimits, Stream};
 
 const BUFFER: usize = 64 * 1024;
+/// How long one who has attached may hold up the container by not reading.
+const VIEWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes the streams of containers.
 pub trait Outlet: Send + Sync {
@@ -21,6 +26,28 @@ pub trait Outlet: Send + Sync {
     /// # Errors
     /// When they cannot be taken; then the container does not start.
     fn connect(&self, plan: &ContainerPlan, process: &mut Process) -> io::Result<Connected>;
+
+    /// Gives the streams of the container `plan`, which runs, to one more who wants to see and type.
+    ///
+    /// # Errors
+    /// When there are none to give.
+    fn attach(&self, plan: &ContainerPlan) -> io::Result<Attachment> {
+        let _ = plan;
+        Err(io::Error::other(
+            "its streams are those of the program that runs the pod in the foreground",
+        ))
+    }
+}
+
+/// The streams of a container, from now on.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Standard output, or the terminal's.
+    pub stdout: UnixStream,
+    /// Standard error; none with a terminal.
+    pub stderr: Option<UnixStream>,
+    /// The container's own standard input, if it has one.
+    pub stdin: Option<UnixStream>,
 }
 
 /// Streams that were taken.
@@ -41,13 +68,26 @@ impl Connected {
     }
 }
 
-/// Writes output to the log files in a pod's directory.
+/// Writes output to the log files in a pod's directory, and to whoever has attached.
 #[derive(Debug)]
 pub struct LogOutlet {
     pod: PathBuf,
     limits: LogLimits,
     /// One for each container, however often it starts.
-    files: Mutex<HashMap<String, Arc<Mutex<LogFile>>>>,
+    channels: Mutex<HashMap<String, Arc<Channel>>>,
+}
+
+/// Where the output of one container goes, and where its input comes from.
+#[derive(Debug)]
+struct Channel {
+    log: Mutex<LogFile>,
+    viewers: Mutex<Vec<(Stream, UnixStream)>>,
+    /// While its command runs, if it has one.
+    input: Mutex<Option<UnixStream>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LogOutlet {
@@ -57,25 +97,29 @@ impl LogOutlet {
         Self {
             pod: pod.to_owned(),
             limits,
-            files: Mutex::default(),
+            channels: Mutex::default(),
         }
     }
 
-    fn file(&self, container: &str) -> io::Result<Arc<Mutex<LogFile>>> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = files.get(container) {
-            return Ok(Arc::clone(file));
+    fn channel(&self, container: &str) -> io::Result<Arc<Channel>> {
+        let mut channels = lock(&self.channels);
+        if let Some(channel) = channels.get(container) {
+            return Ok(Arc::clone(channel));
         }
         let file = LogFile::open(&logs::path(&self.pod, container), self.limits)?;
-        let file = Arc::new(Mutex::new(file));
-        files.insert(container.to_owned(), Arc::clone(&file));
-        Ok(file)
+        let channel = Arc::new(Channel {
+            log: Mutex::new(file),
+            viewers: Mutex::default(),
+            input: Mutex::default(),
+        });
+        channels.insert(container.to_owned(), Arc::clone(&channel));
+        Ok(channel)
     }
 }
 
 impl Outlet for LogOutlet {
     fn connect(&self, plan: &ContainerPlan, process: &mut Process) -> io::Result<Connected> {
-        let file = self.file(&plan.name)?;
+        let channel = self.channel(&plan.name)?;
         let mut connected = Connected::default();
         let streams = [
             (Stream::Stdout, process.stdout.take()),
@@ -83,37 +127,84 @@ impl Outlet for LogOutlet {
         ];
         for (stream, from) in streams {
             if let Some(from) = from {
-                let file = Arc::clone(&file);
+                let channel = Arc::clone(&channel);
                 let thread = std::thread::Builder::new()
                     .name(stream.to_string())
                     .stack_size(STACK);
-                let thread = thread.spawn(move || log(from, stream, &file))?;
+                let thread = thread.spawn(move || channel.copy(from, stream))?;
                 connected.outputs.push(thread);
             }
         }
         connected.input = process.stdin.take().filter(|_| plan.stdin);
+        *lock(&channel.input) = match &connected.input {
+            Some(input) => Some(input.try_clone()?),
+            None => None,
+        };
         Ok(connected)
+    }
+
+    fn attach(&self, plan: &ContainerPlan) -> io::Result<Attachment> {
+        let channel = self.channel(&plan.name)?;
+        let stderr = match plan.terminal {
+            Some(_) => None,
+            None => Some(channel.view(Stream::Stderr)?),
+        };
+        let input = lock(&channel.input);
+        Ok(Attachment {
+            stdout: channel.view(Stream::Stdout)?,
+            stderr,
+            stdin: input.as_ref().map(UnixStream::try_clone).transpose()?,
+        })
     }
 }
 
-/// Copies until the end. What cannot be written is lost: a full disk must not stop the container.
-fn log(mut from: UnixStream, stream: Stream, file: &Mutex<LogFile>) {
-    let mut buffer = vec![0; BUFFER];
-    let mut is_failing = false;
-    loop {
-        let length = match from.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return,
-        };
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = file.append(stream, &buffer[..length]);
-        if let Err(error) = &outcome
-            && !is_failing
-        {
-            log::warn!("output is lost: the log cannot be written: {error}");
+impl Channel {
+    /// Copies until the end. What cannot be written is lost: a full disk must not stop the container.
+    fn copy(&self, mut from: UnixStream, stream: Stream) {
+        let mut buffer = vec![0; BUFFER];
+        let mut is_failing = false;
+        loop {
+            let length = match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            };
+            let outcome = lock(&self.log).append(stream, &buffer[..length]);
+            if let Err(error) = &outcome
+                && !is_failing
+            {
+                log::warn!("output is lost: the log cannot be written: {error}");
+            }
+            is_failing = outcome.is_err();
+            lock(&self.viewers).retain_mut(|(viewed, to)| {
+                *viewed != stream || to.write_all(&buffer[..length]).is_ok()
+            });
         }
-        is_failing = outcome.is_err();
+        lock(&self.viewers).retain(|(viewed, _)| *viewed != stream);
+    }
+
+    /// One more who is given what `stream` has from now on.
+    fn view(&self, stream: Stream) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_write_timeout(Some(VIEWER_PATIENCE))?;
+        let mut viewers = lock(&self.viewers);
+        // Nobody else notices those who have left a container that says nothing.
+        viewers.retain(|(_, to)| !has_left(to));
+        viewers.push((stream, ours));
+        Ok(theirs)
     }
 }
+
+fn has_left(viewer: &UnixStream) -> bool {
+    let mut set = [PollFd::new(viewer, PollFlags::empty())];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut set, Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+#[path = "outlet_tests.rs"]
+mod tests;

@@ -12,11 +12,14 @@ use serde_json::Value;
 use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
+use super::health::Health;
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
+use crate::forward::PortPlan;
 use crate::jail::{JailMode, SeccompMode};
 use crate::logs::LogLimits;
+use crate::net::cni::CniPlan;
 use crate::net::{NetError, Netns, Network};
 use crate::oci::{Changes, ContainerConfig, Rootfs, Stdio};
 
@@ -93,6 +96,8 @@ pub struct PodPlan {
     pub shares: Vec<SharePlan>,
     /// The guest's network.
     pub network: Option<NetworkPlan>,
+    /// TCP ports of the host that stand for ports of the guest's localhost.
+    pub publish: Vec<PortPlan>,
     /// What each interface may move in a second.
     pub net_limit: RateLimit,
     /// What may be read and written in a second.
@@ -107,6 +112,8 @@ pub struct PodPlan {
     pub containers: Vec<ContainerPlan>,
     /// How long containers are given to end when the pod is stopped.
     pub grace: Duration,
+    /// How long the pod may run.
+    pub deadline: Option<Duration>,
     /// How much of each container's output is kept.
     pub log: LogLimits,
     /// Whether the directory goes when the pod has ended.
@@ -131,10 +138,20 @@ pub struct SharePlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkPlan {
-    /// The network namespace whose interfaces become the guest's.
-    pub netns: PathBuf,
+    /// Where it comes from.
+    pub source: NetworkSource,
     /// Lets the guest reach a cloud's metadata service.
     pub allow_metadata: bool,
+}
+
+/// Whose interfaces become the guest's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetworkSource {
+    /// Those of a network namespace that somebody else has made.
+    Netns(PathBuf),
+    /// Those that CNI plugins make in a network namespace of the pod's own.
+    Cni(CniPlan),
 }
 
 /// When a container that has ended is started again.
@@ -166,6 +183,8 @@ pub struct ContainerPlan {
     pub terminal: Option<(u16, u16)>,
     /// Whether it has an input. Without a terminal at the other end nothing is ever read from it.
     pub stdin: bool,
+    /// Whether its input ends with that of the first client that attaches.
+    pub stdin_once: bool,
     /// Name of the container whose pid namespace it shares, if it does.
     pub pid_namespace_of: Option<String>,
     /// What its processes may ask of the guest's kernel, if that is limited.
@@ -174,6 +193,8 @@ pub struct ContainerPlan {
     pub restart: Restart,
     /// What asks it to end.
     pub stop_signal: u32,
+    /// Its probes and hooks.
+    pub health: Health,
 }
 
 impl ContainerPlan {
@@ -192,10 +213,12 @@ impl ContainerPlan {
             rootfs: request.rootfs,
             terminal,
             stdin,
+            stdin_once: false,
             pid_namespace_of: None,
             seccomp: None,
             restart: Restart::Never,
             stop_signal: DEFAULT_STOP_SIGNAL,
+            health: Health::default(),
         }
     }
 
@@ -241,6 +264,7 @@ impl PodPlan {
             console: None,
             shares: Vec::new(),
             network: None,
+            publish: Vec::new(),
             net_limit: config.net_limit,
             disk_limit: config.disk_limit,
             jail: config.jail,
@@ -248,6 +272,7 @@ impl PodPlan {
             cgroup: None,
             containers: Vec::new(),
             grace: DEFAULT_GRACE,
+            deadline: None,
             log: LogLimits::default(),
             remove: false,
         }
@@ -298,7 +323,7 @@ impl PodPlan {
         Ok(())
     }
 
-    /// Opens what the plan names.
+    /// Opens what the plan names. What CNI plugins make is made by the monitor.
     ///
     /// # Errors
     /// [`PlanError`] says what cannot be had.
@@ -315,8 +340,10 @@ impl PodPlan {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
         };
-        if let Some(plan) = &self.network {
-            let mut network = Network::new(Netns::open(&plan.netns)?);
+        if let Some(plan) = &self.network
+            && let NetworkSource::Netns(path) = &plan.source
+        {
+            let mut network = Network::new(Netns::open(path)?);
             network.allow_metadata = plan.allow_metadata;
             config.network = Some(network);
         }

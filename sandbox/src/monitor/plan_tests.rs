@@ -17,7 +17,7 @@ fn a_plan_is_the_same_when_it_was_written_down() {
     plan.containers[1].restart = Restart::OnFailure;
     plan.containers[1].terminal = Some((24, 80));
     plan.network = Some(NetworkPlan {
-        netns: "/run/netns/x".into(),
+        source: NetworkSource::Netns("/run/netns/x".into()),
         allow_metadata: true,
     });
     let text = serde_json::to_vec(&plan).unwrap();

@@ -44,6 +44,14 @@ pub enum Request {
     /// Run one more command in a container. The connection stays for [`Steer`]; whoever closes it early
     /// leaves the command running.
     Exec(ExecRequest),
+    /// Give the streams of a container's own command. The connection stays for [`Steer`]; whoever closes
+    /// it changes nothing for the command.
+    Attach {
+        /// Of this container; of the first if none is named.
+        container: Option<String>,
+        /// Whether the client has an input for it.
+        stdin: bool,
+    },
     /// Send a signal to the first process of a container, or of all.
     Signal {
         /// Of this container alone.
@@ -66,6 +74,11 @@ pub enum Request {
     },
     /// What guest and containers use.
     Stats,
+    /// Connect to whoever listens on a TCP port of the guest's localhost.
+    Dial {
+        /// The port.
+        port: u16,
+    },
 }
 
 /// A command to run beside a container's own.
@@ -119,10 +132,22 @@ pub enum Reply {
     /// The command runs. Attached are its standard output, unless it has a terminal its standard error,
     /// and its standard input if it has one.
     Started,
+    /// The streams of a container's command are attached: its standard output, unless it has a terminal its
+    /// standard error, and its standard input if there is one.
+    Attached {
+        /// Whether it has a terminal.
+        terminal: bool,
+        /// Whether its input is among the streams.
+        stdin: bool,
+        /// Whether the end of this client's input is the end of the command's.
+        stdin_once: bool,
+    },
     /// The command has ended, or what was waited for.
     Exited(ExitRecord),
     /// Numbers.
     Stats(PodStats),
+    /// The connection is attached.
+    Connected,
 }
 
 /// Why a request was refused.
@@ -179,7 +204,7 @@ pub struct ContainerUse {
     pub written_bytes: u64,
 }
 
-/// The descriptors of [`Reply::Started`].
+/// The descriptors of [`Reply::Started`] and [`Reply::Attached`].
 #[derive(Debug)]
 pub(super) struct Streams {
     pub stdout: OwnedFd,
@@ -188,19 +213,16 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Takes them apart; `None` if they are not what `request` is answered with.
-    pub fn of(request: &ExecRequest, fds: Vec<OwnedFd>) -> Option<Self> {
+    /// Takes them apart; `None` if they are not those of a command with or without terminal and input.
+    pub fn of(has_terminal: bool, has_stdin: bool, fds: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = fds.into_iter();
         let stdout = fds.next()?;
-        let stderr = match request.terminal {
-            Some(_) => None,
-            None => Some(fds.next()?),
-        };
-        let stdin = if request.stdin {
-            Some(fds.next()?)
-        } else {
+        let stderr = if has_terminal {
             None
+        } else {
+            Some(fds.next()?)
         };
+        let stdin = if has_stdin { Some(fds.next()?) } else { None };
         fds.next().is_none().then_some(Self {
             stdout,
             stderr,
@@ -242,15 +264,10 @@ mod tests {
                 .map(|_| std::fs::File::open("/dev/null").unwrap().into())
                 .collect()
         };
-        let mut request = ExecRequest {
-            stdin: true,
-            ..ExecRequest::default()
-        };
-        assert!(Streams::of(&request, fds(3)).is_some());
-        assert!(Streams::of(&request, fds(2)).is_none());
-        assert!(Streams::of(&request, fds(4)).is_none());
-        request.terminal = Some((1, 1));
-        assert!(Streams::of(&request, fds(2)).is_some());
-        assert!(Streams::of(&request, Vec::new()).is_none());
+        assert!(Streams::of(false, true, fds(3)).is_some());
+        assert!(Streams::of(false, true, fds(2)).is_none());
+        assert!(Streams::of(false, true, fds(4)).is_none());
+        assert!(Streams::of(true, true, fds(2)).is_some());
+        assert!(Streams::of(true, false, Vec::new()).is_none());
     }
 }

@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::host_process::{HostProcess, boot_id};
-use super::plan::PodPlan;
+use super::plan::{NetworkSource, PodPlan};
 use crate::container::Exit;
 use crate::timestamp::Timestamp;
 
@@ -93,14 +94,28 @@ pub struct ContainerRecord {
     pub command: Vec<String>,
     /// What it is doing.
     pub phase: ContainerPhase,
+    /// Whether it can be used: it runs, and its probes think so.
+    pub ready: bool,
     /// When its command was last started.
     pub started: Option<Timestamp>,
     /// How it has ended, the last time that it did.
     pub exit: Option<ExitRecord>,
     /// Why it could not be started or go on, where its command is not the reason.
     pub reason: Option<String>,
+    /// What a probe or hook of it has complained of, the last time that one did.
+    pub complaint: Option<String>,
     /// How often it was started again.
     pub restarts: u32,
+}
+
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortRecord {
+    /// Where the host listens.
+    pub host: SocketAddr,
+    /// The pod's port.
+    pub pod: u16,
 }
 
 /// What is known of a pod.
@@ -129,8 +144,14 @@ pub struct PodRecord {
     pub monitor: Option<HostProcess>,
     /// The warden of its VMM.
     pub warden: Option<HostProcess>,
-    /// Network namespace that it has joined.
+    /// Network namespace that it has joined, or has for itself.
     pub netns: Option<std::path::PathBuf>,
+    /// Its addresses there, where plugins gave it some.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Ports of the host that stand for its own.
+    #[serde(default)]
+    pub ports: Vec<PortRecord>,
     /// `uname -r` of its guest.
     pub kernel: Option<String>,
     /// What of its VMM's jail is missing.
@@ -148,9 +169,11 @@ impl PodRecord {
             init: plan.init,
             command: plan.command(),
             phase: ContainerPhase::Waiting,
+            ready: false,
             started: None,
             exit: None,
             reason: None,
+            complaint: None,
             restarts: 0,
         });
         Self {
@@ -165,7 +188,15 @@ impl PodRecord {
             foreground,
             monitor: HostProcess::this(),
             warden: None,
-            netns: plan.network.as_ref().map(|network| network.netns.clone()),
+            netns: plan
+                .network
+                .as_ref()
+                .and_then(|network| match &network.source {
+                    NetworkSource::Netns(path) => Some(path.clone()),
+                    NetworkSource::Cni(_) => None,
+                }),
+            addresses: Vec::new(),
+            ports: Vec::new(),
             kernel: None,
             jail_gaps: Vec::new(),
             containers: containers.collect(),
@@ -208,8 +239,8 @@ impl PodRecord {
     pub fn exit_code(&self) -> u8 {
         let exits = self.containers.iter().filter_map(|c| c.exit);
         let failed = exits.map(|exit| exit.code).find(|code| *code != 0);
-        // One that never ended on its own was ended with the VM.
-        let unknown = self.containers.iter().any(|c| c.exit.is_none());
+        // One that never ended on its own was ended with the VM; or the pod has failed otherwise.
+        let unknown = self.containers.iter().any(|c| c.exit.is_none()) || self.reason.is_some();
         failed.unwrap_or(if unknown { 255 } else { 0 })
     }
 

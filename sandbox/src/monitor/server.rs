@@ -17,7 +17,7 @@ use super::plan::ContainerPlan;
 use super::protocol::{Ask, ContainerUse, PodStats, RefusalKind, Reply, Request, SOCKET, VERSION};
 use super::record::{ContainerPhase, ExitRecord};
 use super::shared::{Shared, State};
-use super::{STACK, exec, supervise};
+use super::{STACK, attach, exec, ports, supervise};
 use crate::packet;
 use crate::pod::Pod;
 use crate::timestamp::Timestamp;
@@ -27,7 +27,7 @@ const MAX_CONNECTIONS: usize = 128;
 /// How long a client may take to say what it wants.
 const ASK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a client that waits is still there.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How long the last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const SIGKILL: u32 = 9;
@@ -142,6 +142,11 @@ fn serve(shared: &Arc<Shared>, socket: OwnedFd) {
             exec::serve(shared, socket, &request);
             return;
         }
+        Request::Attach { container, stdin } => {
+            attach::serve(shared, socket, container.as_deref(), stdin);
+            return;
+        }
+        Request::Dial { port } => return ports::serve(shared, &socket, port),
         Request::Signal { container, signal } => signal_containers(shared, container, signal),
         Request::Stop { grace_ms } => {
             supervise::stop(shared, grace_ms.map(Duration::from_millis));

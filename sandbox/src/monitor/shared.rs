@@ -1,5 +1,6 @@
 //! What the threads of a monitor share: the pod's record, and the pod while there is one.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::outlet::Outlet;
 use super::plan::PodPlan;
 use super::record::{ContainerPhase, ContainerRecord, Phase, PodRecord};
 use crate::pod::Pod;
@@ -15,6 +17,7 @@ use crate::rundir::RunDir;
 pub(super) struct Shared {
     pub plan: PodPlan,
     pub dir: Arc<RunDir>,
+    pub outlet: Arc<dyn Outlet>,
     /// Readable when the start is to be given up.
     cancel: OwnedFd,
     state: Mutex<State>,
@@ -33,12 +36,23 @@ pub(super) struct State {
     pub is_agent_gone: bool,
     /// The record is the last one.
     pub is_over: bool,
+    /// It ran as long as it may.
+    pub is_past_deadline: bool,
+    /// Containers that were asked to end, by name and run.
+    pub asked_to_end: HashSet<(String, u32)>,
 }
 
 impl State {
     pub fn container(&mut self, name: &str) -> Option<&mut ContainerRecord> {
         let mut containers = self.record.containers.iter_mut();
         containers.find(|record| record.name == name)
+    }
+
+    /// Whether this run of a container goes on: it is told by the number of restarts before it.
+    pub fn is_running(&self, name: &str, run: u32) -> bool {
+        let record = self.record.container(name);
+        record
+            .is_some_and(|record| record.phase == ContainerPhase::Running && record.restarts == run)
     }
 
     pub fn have_all_exited(&self) -> bool {
@@ -53,10 +67,16 @@ impl State {
 }
 
 impl Shared {
-    pub fn new(plan: PodPlan, dir: Arc<RunDir>, record: PodRecord) -> io::Result<Self> {
+    pub fn new(
+        plan: PodPlan,
+        dir: Arc<RunDir>,
+        record: PodRecord,
+        outlet: Arc<dyn Outlet>,
+    ) -> io::Result<Self> {
         Ok(Self {
             plan,
             dir,
+            outlet,
             cancel: eventfd(0, EventfdFlags::CLOEXEC)?,
             state: Mutex::new(State {
                 record,
@@ -65,6 +85,8 @@ impl Shared {
                 is_destroyed: false,
                 is_agent_gone: false,
                 is_over: false,
+                is_past_deadline: false,
+                asked_to_end: HashSet::new(),
             }),
             changed: Condvar::new(),
         })

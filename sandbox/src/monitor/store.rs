@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::client::{ClientError, PodClient};
 use super::host_process::boot_id;
 use super::record::{self, Phase, PodRecord};
+use crate::net::cni::{self, CniError};
 use crate::net::{self, NetError};
 use crate::rundir::{self, Abandoned, RunDirError};
 
@@ -122,6 +123,14 @@ pub enum StoreError {
         /// Why.
         source: NetError,
     },
+    /// What CNI plugins have done is still there.
+    #[error("pod {pod}")]
+    Cni {
+        /// The pod.
+        pod: String,
+        /// Why.
+        source: CniError,
+    },
 }
 
 /// The pods below one root.
@@ -196,6 +205,10 @@ impl PodStore {
         if let Ok(record) = PodRecord::read(&view.dir) {
             clean(&record)?;
         }
+        cni::remove(&view.dir).map_err(|source| StoreError::Cni {
+            pod: name.to_owned(),
+            source,
+        })?;
         Ok(dir.remove()?)
     }
 }

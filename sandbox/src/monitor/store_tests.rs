@@ -17,14 +17,21 @@ fn pod(root: &Path, name: &str, phase: Phase) -> RunDir {
     dir
 }
 
+/// Lets go of a directory. A process that another test is about to start has what we have, for an instant.
+fn leave(dir: RunDir) {
+    let path = dir.path().to_owned();
+    drop(dir);
+    assert!(wait_for_lock(&path, Duration::from_secs(10)));
+}
+
 #[test]
 fn what_nobody_owns_is_dead_unless_it_had_ended() {
     let root = root("status");
     let store = PodStore::new(&root);
     assert_eq!(store.list().unwrap(), []);
     let running = pod(&root, "running", Phase::Running);
-    drop(pod(&root, "ended", Phase::Stopped));
-    drop(pod(&root, "starting", Phase::Creating));
+    leave(pod(&root, "ended", Phase::Stopped));
+    leave(pod(&root, "starting", Phase::Creating));
     fs::create_dir(root.join("empty")).unwrap();
     let library = RunDir::create(&root, "library").unwrap();
     let status = || -> Vec<_> {
@@ -44,12 +51,12 @@ fn what_nobody_owns_is_dead_unless_it_had_ended() {
     );
     let error = store.remove("library", true).unwrap_err().to_string();
     assert!(error.contains("cannot be asked"), "{error}");
-    drop(running);
+    leave(running);
     let view = store.get("running").unwrap();
     assert_eq!(view.status, Status::Dead);
     let reason = view.reason.unwrap();
     assert!(reason.contains("was killed while the pod ran"), "{reason}");
-    drop(library);
+    leave(library);
     for name in ["empty", "ended", "running", "starting"] {
         store.remove(name, false).unwrap();
     }
@@ -66,7 +73,7 @@ fn another_run_of_the_host_is_recognised() {
     // A number that somebody else has by now.
     record.warden = record.monitor;
     record.write(dir.path()).unwrap();
-    drop(dir);
+    leave(dir);
     let store = PodStore::new(&root);
     let reason = store.get("web").unwrap().reason.unwrap();
     assert!(reason.contains("restarted"), "{reason}");
@@ -89,7 +96,7 @@ fn what_lives_is_not_removed_and_what_is_not_there_is_said_so() {
         let error = store.remove(name, true).unwrap_err().to_string();
         assert!(error.contains("there is no pod"), "{error}");
     }
-    drop(dir);
+    leave(dir);
     store.remove("web", true).unwrap();
     fs::remove_dir_all(root).unwrap();
 }
@@ -101,7 +108,7 @@ fn a_malformed_record_hides_no_pod() {
     fs::write(dir.path().join("state.json"), "{").unwrap();
     let store = PodStore::new(&root);
     assert_eq!(store.get("web").unwrap().status, Status::Unmanaged);
-    drop(dir);
+    leave(dir);
     assert_eq!(store.get("web").unwrap().status, Status::Dead);
     store.remove("web", false).unwrap();
     fs::remove_dir_all(root).unwrap();

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::outlet::{Connected, Outlet};
+use super::health::watch::Watch;
+use super::health::{ending, question};
+use super::outlet::Connected;
 use super::plan::{ContainerPlan, Restart};
 use super::record::{ContainerPhase, ExitRecord, Phase};
 use super::shared::{Shared, State};
@@ -20,13 +22,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const GOOD_RUN: Duration = Duration::from_secs(600);
 /// How long containers may take to be gone after SIGKILL, until the VM is ended.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-const SIGKILL: u32 = 9;
 
 /// What supervising one container takes.
 #[derive(Clone)]
 struct Supervisor {
     shared: Arc<Shared>,
-    outlet: Arc<dyn Outlet>,
     pod: Arc<Pod>,
 }
 
@@ -38,11 +38,11 @@ struct Running {
 }
 
 /// Starts the containers of a pod whose VM runs.
-pub(super) fn start(shared: &Arc<Shared>, outlet: &Arc<dyn Outlet>) -> Result<(), MonitorError> {
+pub(super) fn start(shared: &Arc<Shared>) -> Result<(), MonitorError> {
     let pod = shared.lock().pod.clone().ok_or(MonitorError::Destroyed)?;
+    watch_deadline(shared)?;
     let supervisor = Supervisor {
         shared: Arc::clone(shared),
-        outlet: Arc::clone(outlet),
         pod,
     };
     let (inits, others): (Vec<_>, Vec<_>) =
@@ -93,7 +93,7 @@ impl Supervisor {
             return Err(MonitorError::Destroyed);
         }
         let mut process = self.pod.create(plan.request())?;
-        let connected = self.outlet.connect(plan, &mut process);
+        let connected = self.shared.outlet.connect(plan, &mut process);
         let outcome = match connected {
             Ok(streams) => process.start().map(|()| streams).map_err(Into::into),
             Err(source) => Err(MonitorError::Outlet {
@@ -106,14 +106,40 @@ impl Supervisor {
         })?;
         self.note(plan, |record| {
             record.phase = ContainerPhase::Running;
+            record.ready = !plan.init && plan.health.is_ready_at_once();
             record.started = Some(Timestamp::now());
             record.reason = None;
         });
+        let began = Instant::now();
+        self.after_start(plan);
         Ok(Running {
             process,
             streams,
-            began: Instant::now(),
+            began,
         })
+    }
+
+    /// Runs the hook after the start. The pod's other containers wait for it, as with the kubelet.
+    fn after_start(&self, plan: &ContainerPlan) {
+        let Some(hook) = &plan.health.post_start else {
+            return;
+        };
+        let run = self.run_of(plan);
+        let is_over = |state: &State| state.no_more_starts || !state.is_running(&plan.name, run);
+        let ran = question::run_hook(&self.shared, &self.pod, plan, hook, None, is_over);
+        if let Err(why) = ran {
+            log::warn!("container {}: PostStartHook failed: {why}", plan.name);
+            self.note(plan, |record| {
+                record.complaint = Some(format!("PostStartHook failed: {why}"));
+            });
+            ending::end_later(&self.shared, plan, self.shared.plan.grace);
+        }
+    }
+
+    fn run_of(&self, plan: &ContainerPlan) -> u32 {
+        let state = self.shared.lock();
+        let record = state.record.container(&plan.name);
+        record.map_or(0, |record| record.restarts)
     }
 
     fn note(&self, plan: &ContainerPlan, change: impl FnOnce(&mut super::record::ContainerRecord)) {
@@ -143,7 +169,13 @@ impl Supervisor {
         let mut pause = Duration::ZERO;
         loop {
             let began = current.as_ref().map(|running| running.began).ok();
-            let Some((exit, reason)) = self.end_of(current) else {
+            let watch = current
+                .as_ref()
+                .ok()
+                .and_then(|_| Watch::start(&self.shared, &self.pod, plan, self.run_of(plan)));
+            let ended = self.end_of(current);
+            drop(watch);
+            let Some((exit, reason)) = ended else {
                 // The VM is gone, and whoever waits for it says so.
                 return false;
             };
@@ -152,6 +184,7 @@ impl Supervisor {
                 let again = !state.no_more_starts && is_wanted_again(plan, code);
                 if let Some(record) = state.container(&plan.name) {
                     record.exit = Some(exit);
+                    record.ready = false;
                     record.reason = reason;
                     record.phase = if again {
                         ContainerPhase::Waiting
@@ -258,36 +291,32 @@ pub(super) fn stop(shared: &Arc<Shared>, grace: Option<Duration>) {
     if is_starting {
         shared.destroy();
     }
+    let grace = grace.unwrap_or(shared.plan.grace);
     for plan in &shared.plan.containers {
-        signal_later(shared, &plan.name, plan.stop_signal, false);
+        ending::end_later(shared, plan, grace);
     }
-    let done = State::is_done;
-    if !shared.wait_until(Some(grace.unwrap_or(shared.plan.grace)), done) {
-        for plan in &shared.plan.containers {
-            signal_later(shared, &plan.name, SIGKILL, true);
-        }
-        if !shared.wait_until(Some(KILL_PATIENCE), done) {
-            shared.destroy();
-        }
+    let longest = grace.saturating_add(ending::LEAST_GRACE + KILL_PATIENCE);
+    if !shared.wait_until(Some(longest), State::is_done) {
+        shared.destroy();
     }
     shared.wait_until(None, |state| state.is_over);
 }
 
-/// Sends a signal to a running container and does not wait: a guest that hangs takes half a minute.
-fn signal_later(shared: &Arc<Shared>, name: &str, signal: u32, all: bool) {
-    let container = {
-        let state = shared.lock();
-        let record = state.record.container(name);
-        if record.is_none_or(|record| record.phase != ContainerPhase::Running) {
-            return;
-        }
-        state.pod.as_ref().map(|pod| pod.container(name))
+/// Stops the pod when it has run as long as it may.
+fn watch_deadline(shared: &Arc<Shared>) -> Result<(), MonitorError> {
+    let Some(deadline) = shared.plan.deadline else {
+        return Ok(());
     };
-    let Some(container) = container else { return };
-    let thread = std::thread::Builder::new().stack_size(STACK);
-    let _ = thread.spawn(move || {
-        if let Err(error) = container.process("").signal(signal, all) {
-            log::debug!("signal {signal}: {error}");
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new()
+        .name("deadline".into())
+        .stack_size(STACK);
+    let watch = move || {
+        let is_ending = |state: &State| state.no_more_starts || state.is_done();
+        if !shared.wait_until(Some(deadline), is_ending) {
+            shared.change(|state| state.is_past_deadline = true);
+            stop(&shared, None);
         }
-    });
+    };
+    thread.spawn(watch).map(drop).map_err(MonitorError::Thread)
 }

@@ -30,6 +30,7 @@
 //! the tap unless [`Network::allow_metadata`] says otherwise.
 
 mod bpf;
+pub mod cni;
 mod error;
 mod link;
 mod localhost;

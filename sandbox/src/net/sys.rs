@@ -1,7 +1,7 @@
 //! Calls that no safe wrapper knows.
 #![allow(
     unsafe_code,
-    reason = "no safe wrapper makes a tap or knows this option of netlink sockets"
+    reason = "no safe wrapper makes a tap, knows this option of netlink sockets or parts namespaces"
 )]
 
 use std::fs::OpenOptions;
@@ -56,7 +56,6 @@ pub fn make_tap(pattern: &str) -> io::Result<(OwnedFd, String)> {
 }
 
 /// Moves this thread into a new network namespace.
-#[cfg(test)]
 pub fn part_network() -> io::Result<()> {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     // SAFETY: only the network namespace is parted, not the table of descriptors.

@@ -13,7 +13,7 @@ use crate::wait;
 pub struct Traces(BTreeMap<String, usize>);
 
 /// Directories of which every entry counts.
-const DIRECTORIES: [&str; 11] = [
+const DIRECTORIES: [&str; 13] = [
     "state",
     "root/io.containerd.grpc.v1.cri",
     "root/io.containerd.runtime.v2.task",
@@ -23,6 +23,8 @@ const DIRECTORIES: [&str; 11] = [
     "/run/containerd",
     "/run/netns",
     "/run/podvmm",
+    "/run/podvmm-shim/default",
+    "/run/podvmm-shim/k8s.io",
     "/var/lib/cni",
     "/dev/shm",
 ];

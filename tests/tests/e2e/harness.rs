@@ -257,6 +257,12 @@ impl Running {
         }
     }
 
+    /// What it has written so far.
+    pub fn written(&self) -> String {
+        let bytes = self.stdout.1.lock().expect("nobody panics with it");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     fn has_written(&self, text: &str) -> bool {
         let bytes = self.stdout.1.lock().expect("nobody panics with it");
         bytes

@@ -71,6 +71,37 @@ impl Images {
         self.dir.join("layout")
     }
 
+    /// Sends the image to the registry at `address` as `name`, with the calls that any client makes.
+    pub fn push(&self, address: &str, name: &str, tag: &str) {
+        let index = fs::read(self.layout().join("index.json")).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let manifest = &index["manifests"][0];
+        let digest = manifest["digest"].as_str().unwrap();
+        let base = format!("http://{address}/v2/{name}");
+        for entry in fs::read_dir(self.layout().join("blobs/sha256")).unwrap() {
+            let blob = entry.unwrap();
+            let hash = blob.file_name().into_string().unwrap();
+            if digest.ends_with(&hash) {
+                continue;
+            }
+            let begun = curl(&["-i", "-X", "POST", &format!("{base}/blobs/uploads/")]);
+            let place = begun.lines().find_map(|line| {
+                let (header, value) = line.split_once(": ")?;
+                header
+                    .eq_ignore_ascii_case("location")
+                    .then(|| value.trim().to_owned())
+            });
+            let place = place.unwrap_or_else(|| panic!("no place for a blob: {begun}"));
+            let file = blob.path();
+            let file = file.to_str().unwrap();
+            curl(&["-T", file, &format!("{place}&digest=sha256:{hash}")]);
+        }
+        let file = self.layout().join("blobs").join(digest.replace(':', "/"));
+        let kind = format!("Content-Type: {}", manifest["mediaType"].as_str().unwrap());
+        let place = format!("{base}/manifests/{tag}");
+        curl(&["-H", &kind, "-T", file.to_str().unwrap(), &place]);
+    }
+
     /// The store.
     pub fn store(&self) -> PathBuf {
         self.dir.join("store")
@@ -85,6 +116,19 @@ impl Images {
             .arg(self.dir.join("store"));
         Run::new(command).outcome()
     }
+}
+
+/// What `curl` prints, which must be a success.
+#[track_caller]
+pub fn curl(args: &[&str]) -> String {
+    let output = Command::new("curl")
+        .args(["-sSf", "--max-time", "60"])
+        .args(args)
+        .output()
+        .expect("curl is there: apt-get install curl");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl {args:?}: {said}");
+    String::from_utf8(output.stdout).expect("it is text")
 }
 
 fn sha256(path: &Path) -> String {

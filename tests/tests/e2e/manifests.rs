@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Bench, Outcome, file};
+use crate::harness::{Bench, Outcome, file, slowness};
 use crate::images::Images;
 use crate::pods::{Pod, podvmm_does};
 use crate::rootfs::TempDir;
@@ -112,6 +112,132 @@ spec:
     assert_eq!(plan["memory"], (2_u64 << 30) + (64 << 20));
 }
 
+/// The record of one of the pod's containers, as soon as `is_so`.
+fn container_when(
+    pod: &Pod,
+    index: usize,
+    what: &str,
+    is_so: impl Fn(&serde_json::Value) -> bool,
+) -> serde_json::Value {
+    let until = Instant::now() + Duration::from_secs(12) * slowness();
+    loop {
+        let record = pod.record();
+        let container = record["record"]["containers"][index].clone();
+        if is_so(&container) {
+            return container;
+        }
+        assert!(Instant::now() < until, "not {what}: {record:#}");
+        sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn probes_and_hooks_are_carried_out() {
+    let bench = Bench::new();
+    let images = images();
+    let dir = TempDir::new();
+    let shared = dir.path().display();
+    let manifest = format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: e2e-probes}}
+spec:
+  runtimeClassName: podvmm
+  terminationGracePeriodSeconds: 60
+  containers:
+  - name: web
+    image: '{IMAGE}'
+    command: [sh, -c, 'mkdir /srv; echo ok > /srv/healthz; trap \"echo asked >> /s/order; exit 0\" TERM; httpd -f -p 8080 -h /srv & wait']
+    lifecycle:
+      postStart: {{exec: {{command: [sh, -c, 'echo started >> /s/order; touch /started']}}}}
+      preStop: {{exec: {{command: [sh, -c, 'sleep 1; echo hook >> /s/order']}}}}
+    startupProbe: {{exec: {{command: [test, -e, /started]}}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 30}}
+    readinessProbe: {{exec: {{command: [sh, -c, 'cat /ready']}}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}}
+    livenessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}}
+    volumeMounts: [{{name: s, mountPath: /s}}]
+  - name: deaf
+    image: '{IMAGE}'
+    command: [sh, -c, 'trap \"\" TERM; while :; do sleep 1; done']
+    livenessProbe: {{tcpSocket: {{port: 9}}, periodSeconds: 2, timeoutSeconds: 20, failureThreshold: 2, terminationGracePeriodSeconds: 1}}
+  volumes:
+  - {{name: s, hostPath: {{path: '{shared}', type: Directory}}}}
+"
+    );
+    fs::write(dir.join("order"), "").unwrap();
+    let path = file(dir.path(), "pod.yaml", manifest.as_bytes());
+    let pod = Pod("e2e-probes".to_owned());
+    run(&bench, &images, &path, &[]).prints("e2e-probes\n");
+
+    // The hook is done when `run` returns. It is not ready, and the reason is told.
+    let unready = container_when(&pod, 0, "complained of", |web| !web["complaint"].is_null());
+    assert_eq!(unready["ready"], false);
+    let complaint = "Readiness probe failed: cat: can't open '/ready': No such file or directory";
+    let listed = podvmm_does(&["ps"]).status(0).text();
+    assert!(listed.contains(complaint), "{listed}");
+    podvmm_does(&["exec", "e2e-probes/web", "touch", "/ready"]).prints("");
+    container_when(&pod, 0, "ready", |web| web["ready"] == true);
+
+    // Nobody listens, and the signal is ignored: killed after the probe's own grace.
+    let deaf = container_when(&pod, 1, "started again", |deaf| deaf["restarts"] == 1);
+    assert_eq!(deaf["exit"]["code"], 137);
+    let refused = "Liveness probe failed: dial tcp 127.0.0.1:9: connect: connection refused";
+    assert_eq!(deaf["complaint"], refused);
+
+    podvmm_does(&["exec", "e2e-probes/web", "rm", "/srv/healthz"]).prints("");
+    let web = container_when(&pod, 0, "started again", |web| web["restarts"] == 1);
+    let wrong = "Liveness probe failed: HTTP probe failed with statuscode: 404";
+    assert_eq!(web["complaint"], wrong, "{web:#}");
+    container_when(&pod, 0, "running", |web| web["phase"] == "running");
+    podvmm_does(&["stop", "e2e-probes"]).status(0);
+    let life = "started\nhook\nasked\n";
+    assert_eq!(
+        fs::read_to_string(dir.join("order")).unwrap(),
+        life.repeat(2)
+    );
+}
+
+#[test]
+fn a_pod_ends_at_its_deadline_and_a_start_hook_that_fails_ends_its_container() {
+    let bench = Bench::new();
+    let images = images();
+    let dir = TempDir::new();
+    let manifest = format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: e2e-late}}
+spec:
+  runtimeClassName: podvmm
+  activeDeadlineSeconds: {}
+  terminationGracePeriodSeconds: 1
+  restartPolicy: OnFailure
+  containers:
+  - name: good
+    image: '{IMAGE}'
+    command: [sleep, '1000']
+    lifecycle: {{preStop: {{sleep: {{seconds: 900}}}}}}
+  - name: bad
+    image: '{IMAGE}'
+    command: [sleep, '1000']
+    lifecycle: {{postStart: {{exec: {{command: [sh, -c, 'echo why; exit 4']}}}}}}
+",
+        2 * slowness()
+    );
+    let path = file(dir.path(), "pod.yaml", manifest.as_bytes());
+    let pod = Pod("e2e-late".to_owned());
+    run(&bench, &images, &path, &[]).prints("e2e-late\n");
+    let bad = container_when(&pod, 1, "complained of", |bad| !bad["complaint"].is_null());
+    let complaint = "PostStartHook failed: Exec(sh -c echo why; exit 4): exit status 4: why\n";
+    assert_eq!(bad["complaint"], complaint);
+    let record = pod.wait_for_status("stopped");
+    let reason = record["reason"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("DeadlineExceeded: "), "{record:#}");
+    let listed = podvmm_does(&["ps", "-a"]).status(0).text();
+    assert!(
+        listed.contains("Failed") && listed.contains("DeadlineExceeded"),
+        "{listed}"
+    );
+}
+
 #[test]
 fn manifests_that_are_not_run() {
     let bench = Bench::new();
@@ -134,8 +260,8 @@ fn manifests_that_are_not_run() {
         ),
         (
             "probe",
-            format!("{untrusted}\n    livenessProbe: {{exec: {{command: [\"true\"]}}}}\n"),
-            &["untrusted", "livenessProbe"],
+            format!("{untrusted}\n    livenessProbe: {{grpc: {{port: 1}}}}\n"),
+            &["livenessProbe.grpc", "tcpSocket"],
         ),
     ] {
         let path = file(dir.path(), name, text.as_bytes());

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use devices::DeviceKind;
+use devices::balloon::Balloon;
 use devices::fs::{ExportHandle, Fs, FsConfig, FsSettings};
 use devices::net::{Net, NetConfig, Tap};
 use devices::rng::Rng;
@@ -132,6 +133,7 @@ pub fn build(
         .device(Box::new(vsock(listener, sockets)?))
         .device(Box::new(fs))
         .device(Box::new(Rng))
+        .device(Box::new(Balloon))
         .on_thread_start(narrow(filters.clone()));
     for net in nets {
         builder = builder.device(Box::new(net));
@@ -160,6 +162,7 @@ fn narrow(filters: Filters) -> ThreadHook {
             ThreadKind::Worker(DeviceKind::Vsock) => Thread::Vsock,
             ThreadKind::Worker(DeviceKind::Fs) => Thread::Fs,
             ThreadKind::Worker(DeviceKind::Rng) => Thread::Rng,
+            ThreadKind::Worker(DeviceKind::Balloon) => Thread::Balloon,
             ThreadKind::Worker(DeviceKind::Net) => Thread::Net,
         };
         narrow_to(&filters, thread);

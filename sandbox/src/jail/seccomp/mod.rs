@@ -83,6 +83,8 @@ pub enum Thread {
     Vsock,
     /// Serves random numbers.
     Rng,
+    /// Gives memory back that the guest has freed.
+    Balloon,
     /// Serves the network.
     Net,
     /// Serves files.
@@ -91,12 +93,13 @@ pub enum Thread {
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Main,
         Self::Control,
         Self::Vcpu,
         Self::Vsock,
         Self::Rng,
+        Self::Balloon,
         Self::Net,
         Self::Fs,
     ];

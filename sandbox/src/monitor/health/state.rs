@@ -12,18 +12,7 @@
 
 use std::time::Duration;
 
-use crate::pod::{Probe, ProbeTiming};
-
-/// Which of a container's probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Has it started?
-    Startup,
-    /// Does it still work?
-    Liveness,
-    /// Can it be used?
-    Readiness,
-}
+use super::{Health, Kind, Probe, Timing};
 
 /// What an answer has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +30,7 @@ pub enum Change {
 /// One probe.
 #[derive(Clone, Copy, Debug)]
 struct Line {
-    timing: ProbeTiming,
+    timing: Timing,
     /// When it asks next; none while a question is under way.
     next: Option<Duration>,
     /// Answers of the same kind in a row.
@@ -50,7 +39,7 @@ struct Line {
 }
 
 impl Line {
-    fn new(timing: ProbeTiming, started: Duration) -> Self {
+    fn new(timing: Timing, started: Duration) -> Self {
         Self {
             timing,
             next: Some(started + timing.initial_delay),
@@ -90,26 +79,18 @@ pub struct Probes {
 impl Probes {
     /// Probes of a container that has just been started.
     #[must_use]
-    pub fn new(
-        startup: Option<&Probe>,
-        liveness: Option<&Probe>,
-        readiness: Option<&Probe>,
-        now: Duration,
-    ) -> Self {
-        let line = |probe: Option<&Probe>| probe.map(|probe| Line::new(probe.timing, now));
+    pub fn new(health: &Health, now: Duration) -> Self {
+        let line = |probe: &Option<Probe>| {
+            let probe = probe.as_ref();
+            probe.map(|probe| Line::new(probe.timing, now))
+        };
         Self {
-            startup: line(startup),
-            liveness: line(liveness),
-            readiness: line(readiness),
-            started: startup.is_none(),
-            ready: startup.is_none() && readiness.is_none(),
+            startup: line(&health.startup),
+            liveness: line(&health.liveness),
+            readiness: line(&health.readiness),
+            started: health.startup.is_none(),
+            ready: health.is_ready_at_once(),
         }
-    }
-
-    /// Whether the container has started, as far as the startup probe knows.
-    #[must_use]
-    pub fn is_started(&self) -> bool {
-        self.started
     }
 
     /// Whether the container can be used.
@@ -137,6 +118,13 @@ impl Probes {
     pub fn asked(&mut self, kind: Kind) {
         if let Some(line) = self.line(kind) {
             line.next = None;
+        }
+    }
+
+    /// It could not be asked, which says nothing about the container.
+    pub fn unanswered(&mut self, kind: Kind, now: Duration) {
+        if let Some(line) = self.line(kind) {
+            line.next = Some(now + line.timing.period);
         }
     }
 
@@ -174,7 +162,7 @@ impl Probes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::ProbeAction;
+    use crate::monitor::health::Question;
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -182,8 +170,8 @@ mod tests {
 
     fn probe(delay: u64, period: u64, successes: u32, failures: u32) -> Probe {
         Probe {
-            action: ProbeAction::Exec(vec!["true".into()]),
-            timing: ProbeTiming {
+            question: Question::Exec(vec!["true".into()]),
+            timing: Timing {
                 initial_delay: seconds(delay),
                 period: seconds(period),
                 timeout: seconds(1),
@@ -192,6 +180,21 @@ mod tests {
             },
             grace: None,
         }
+    }
+
+    fn probes(
+        startup: Option<Probe>,
+        liveness: Option<Probe>,
+        readiness: Option<Probe>,
+        now: u64,
+    ) -> Probes {
+        let health = Health {
+            startup,
+            liveness,
+            readiness,
+            ..Health::default()
+        };
+        Probes::new(&health, seconds(now))
     }
 
     /// Asks what comes next, answers at once, and writes down what happened.
@@ -206,16 +209,16 @@ mod tests {
 
     #[test]
     fn without_probes_a_container_is_ready_at_once() {
-        let probes = Probes::new(None, None, None, seconds(7));
-        assert!(probes.is_started() && probes.is_ready());
+        let probes = probes(None, None, None, 7);
+        assert!(probes.is_ready());
         assert_eq!(probes.next(), None);
     }
 
     #[test]
     fn readiness_changes_after_enough_answers_of_a_kind() {
         let readiness = probe(3, 10, 2, 3);
-        let mut probes = Probes::new(None, None, Some(&readiness), seconds(100));
-        assert!(probes.is_started() && !probes.is_ready());
+        let mut probes = probes(None, None, Some(readiness), 100);
+        assert!(!probes.is_ready());
         let (kind, none) = (Kind::Readiness, Change::None);
         assert_eq!(
             play(
@@ -243,7 +246,7 @@ mod tests {
     #[test]
     fn liveness_restarts_after_failures_in_a_row() {
         let liveness = probe(0, 5, 1, 2);
-        let mut probes = Probes::new(None, Some(&liveness), None, seconds(0));
+        let mut probes = probes(None, Some(liveness), None, 0);
         let kind = Kind::Liveness;
         assert!(probes.is_ready());
         assert_eq!(
@@ -261,14 +264,14 @@ mod tests {
     fn the_others_wait_for_startup() {
         let (startup, liveness, readiness) =
             (probe(0, 1, 1, 3), probe(2, 10, 1, 3), probe(0, 4, 1, 3));
-        let mut probes = Probes::new(
-            Some(&startup),
-            Some(&liveness),
-            Some(&readiness),
-            seconds(0),
+        let mut all = probes(
+            Some(startup.clone()),
+            Some(liveness.clone()),
+            Some(readiness),
+            0,
         );
         assert_eq!(
-            play(&mut probes, &[false, false, true, true, true, true]),
+            play(&mut all, &[false, false, true, true, true, true]),
             [
                 (0, Kind::Startup, Change::None),
                 (1, Kind::Startup, Change::None),
@@ -279,7 +282,7 @@ mod tests {
                 (4, Kind::Readiness, Change::None),
             ]
         );
-        let mut probes = Probes::new(Some(&startup), Some(&liveness), None, seconds(0));
+        let mut probes = probes(Some(startup), Some(liveness), None, 0);
         let last = play(&mut probes, &[false, false, false]).pop();
         assert_eq!(
             last,
@@ -291,13 +294,16 @@ mod tests {
     #[test]
     fn a_question_under_way_is_not_asked_again() {
         let liveness = probe(0, 5, 1, 1);
-        let mut probes = Probes::new(None, Some(&liveness), None, seconds(0));
+        let mut probes = probes(None, Some(liveness), None, 0);
         probes.asked(Kind::Liveness);
         assert_eq!(probes.next(), None);
         assert_eq!(
             probes.answered(Kind::Liveness, false, seconds(1)),
             Change::Restart(Kind::Liveness)
         );
+        // One that could not be asked is asked again, and counts for nothing.
+        probes.unanswered(Kind::Liveness, seconds(1));
+        assert_eq!(probes.next(), Some((Kind::Liveness, seconds(6))));
         // A late answer of a probe that there is not changes nothing.
         assert_eq!(
             probes.answered(Kind::Startup, false, seconds(2)),
