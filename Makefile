@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench bench-cri fuzz guards syscalls miri lab clean
+.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench bench-cri fuzz guards syscalls coverage miri lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ guards: setup ## take each guard out in turn and see that its tests fail
 
 syscalls: guest build lab-ready ## compare the system calls that VMM processes make with their lists
 	@tests/tools/syscalls
+
+coverage: setup ## print how much of the devices their tests execute, and write build/coverage; needs llvm-tools
+	@tests/tools/coverage
 
 miri: setup ## run the pure parts of the devices under Miri; needs rustup's nightly compiler
 	@tests/tools/miri

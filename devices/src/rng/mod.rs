@@ -190,12 +190,18 @@ mod tests {
 
     #[test]
     fn case_05_a_reset_while_requests_are_served_leaves_none_behind() {
-        let mut driver = Driver::start(Box::new(Rng), !0);
+        let mut driver = Driver::idle(Box::new(Rng));
+        // And what holds the driver's ring.
+        let idle = Arc::strong_count(driver.memory()) + 1;
+        driver.bring_up(!0);
         for _ in 0..50 {
             for _ in 0..16 {
                 driver.post_quietly(0, &[], &[MAX_REQUEST as u32]);
             }
             driver.kick(0);
+            driver.write(0x70, 0);
+            let held = Arc::strong_count(driver.memory());
+            assert_eq!(held, idle, "nobody has the memory any more");
             driver.bring_up(!0);
             assert_eq!(driver.poll(0), None, "the new life has no old replies");
             assert_eq!(driver.request(0, &[], &[16]).len(), 16);

@@ -33,6 +33,9 @@ pub enum ElfError {
         /// Size of each in bytes.
         size: u16,
     },
+    /// Nothing would be loaded.
+    #[error("it has no segment that is to be loaded")]
+    Nothing,
     /// A segment outside the file or outside memory.
     #[error(
         "segment {index} ({file_size} bytes at {offset:#x} of the file, {memory_size} at {address:#x}) lies outside the file or the guest's memory"
@@ -85,8 +88,10 @@ struct Segment {
     align: u64,
 }
 
-/// Checks that the segments of `kernel` lie in the file and in guest memory below `low_end`.
-pub fn check(kernel: &mut Image, low_end: u64) -> Result<(), ElfError> {
+/// Checks that the segments of `kernel` lie in the file and in guest memory below `low_end`, and says
+/// where the last of them ends there. One without bytes in the file counts as well: the kernel will
+/// use its memory.
+pub fn check(kernel: &mut Image, low_end: u64) -> Result<u64, ElfError> {
     let file_len = kernel.len();
     let header: FileHeader = read(kernel, 0)?;
     if header.machine != EM_X86_64 {
@@ -96,6 +101,7 @@ pub fn check(kernel: &mut Image, low_end: u64) -> Result<(), ElfError> {
     if count == 0 || count > MAX_SEGMENTS || usize::from(size) != size_of::<Segment>() {
         return Err(ElfError::Table { count, size });
     }
+    let mut kernel_end = 0;
     for index in 0..count {
         let skipped = u64::from(index) * u64::from(size);
         let at = header.segments_at.saturating_add(skipped);
@@ -108,7 +114,10 @@ pub fn check(kernel: &mut Image, low_end: u64) -> Result<(), ElfError> {
         let in_memory = segment.address >= layout::EXTENDED_START
             && segment.file_size <= segment.memory_size
             && end.is_some_and(|end| end <= low_end);
-        if segment.kind == PT_LOAD && !(in_file && in_memory) {
+        if segment.kind != PT_LOAD {
+            continue;
+        }
+        if !(in_file && in_memory) {
             return Err(ElfError::Segment {
                 index,
                 offset: segment.offset,
@@ -117,8 +126,13 @@ pub fn check(kernel: &mut Image, low_end: u64) -> Result<(), ElfError> {
                 memory_size: segment.memory_size,
             });
         }
+        kernel_end = kernel_end.max(segment.address + segment.memory_size);
     }
-    Ok(())
+    // What goes behind the kernel would overwrite boot data.
+    if kernel_end == 0 {
+        return Err(ElfError::Nothing);
+    }
+    Ok(kernel_end)
 }
 
 fn read<T: FromBytes + IntoBytes + FromZeros>(kernel: &mut Image, at: u64) -> Result<T, ElfError> {
@@ -140,7 +154,7 @@ mod tests {
 
     const LOW_END: u64 = 256 << 20;
 
-    fn kernel(change: impl FnOnce(&mut FileHeader, &mut Segment)) -> Result<(), ElfError> {
+    fn kernel(change: impl FnOnce(&mut FileHeader, &mut Segment)) -> Result<u64, ElfError> {
         let mut header = FileHeader::new_zeroed();
         header.machine = EM_X86_64;
         header.segments_at = 64;
@@ -163,8 +177,11 @@ mod tests {
 
     #[test]
     fn what_fits_is_accepted() {
-        kernel(|_, _| {}).unwrap();
-        kernel(|_, segment| segment.memory_size = LOW_END - segment.address).unwrap();
+        assert_eq!(kernel(|_, _| {}).unwrap(), (16 << 20) + 4096);
+        let all = kernel(|_, segment| segment.memory_size = LOW_END - segment.address);
+        assert_eq!(all.unwrap(), LOW_END);
+        let empty = kernel(|_, segment| segment.file_size = 0);
+        assert_eq!(empty.unwrap(), (16 << 20) + 4096);
     }
 
     #[test]
@@ -179,6 +196,7 @@ mod tests {
             |h, _| h.segment_size = 1,
             |h, _| h.segments_at = u64::MAX,
             |h, _| h.segments_at = 200,
+            |_, s| s.kind = 4,
             |_, s| s.offset = u64::MAX,
             |_, s| s.file_size = u64::MAX,
             |_, s| s.file_size = 101,

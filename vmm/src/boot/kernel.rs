@@ -145,23 +145,25 @@ fn load(
         source,
     };
     let start = Some(GuestAddress(layout::EXTENDED_START));
-    let (entry, result) = if got == 4 && magic == ELF_MAGIC {
-        super::elf::check(kernel, low_end).map_err(|source| KernelError::Elf {
+    let (entry, end, result) = if got == 4 && magic == ELF_MAGIC {
+        let end = super::elf::check(kernel, low_end).map_err(|source| KernelError::Elf {
             memory: low_end >> 20,
             source,
         })?;
         let result = Elf::load(memory, None, kernel, start).map_err(failed)?;
-        (result.kernel_load, result)
+        (result.kernel_load, end, result)
     } else if is_bzimage(kernel).map_err(KernelError::Read)? {
         let result = BzImage::load(memory, None, kernel, start).map_err(failed)?;
-        let flags = result.setup_header.map_or(0, |header| header.xloadflags);
-        if flags & XLF_KERNEL_64 == 0 {
+        let header = result.setup_header.unwrap_or_default();
+        if header.xloadflags & XLF_KERNEL_64 == 0 {
             return Err(KernelError::No64BitEntry);
         }
-        (
-            GuestAddress(result.kernel_load.raw_value() + BZIMAGE_ENTRY_64),
-            result,
-        )
+        let at = result.kernel_load.raw_value();
+        // It unpacks itself in place, and says how far.
+        let unpacked = header.pref_address.max(at);
+        let unpacked = unpacked.saturating_add(header.init_size.into());
+        let end = result.kernel_end.max(unpacked);
+        (GuestAddress(at + BZIMAGE_ENTRY_64), end, result)
     } else {
         return Err(KernelError::Format(magic));
     };
@@ -170,11 +172,6 @@ fn load(
             entry: entry.raw_value(),
         });
     }
-    // A bzImage unpacks itself in place: its init_size says how far.
-    let unpacked = result.setup_header.map_or(0, |header| {
-        u64::from(header.init_size) + header.pref_address.max(result.kernel_load.raw_value())
-    });
-    let end = result.kernel_end.max(unpacked);
     let initrd = initrd
         .map(|file| load_initrd(memory, file, end, low_end))
         .transpose()?;
@@ -227,4 +224,81 @@ fn load_initrd(
         .read_exact_volatile_from(GuestAddress(start), &mut image, len as usize)
         .map_err(KernelError::CopyInitrd)?;
     Ok((at, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const LOW_END: u64 = 64 << 20;
+
+    fn file(bytes: &[u8]) -> File {
+        let fd = rustix::fs::memfd_create("kernel", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut file = File::from(fd);
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn load_with_initrd(kernel: &[u8]) -> Result<Loaded, KernelError> {
+        let ranges = [(GuestAddress(0), LOW_END as usize)];
+        let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
+        load(&memory, &file(kernel), Some(&file(&[0x55; 100])))
+    }
+
+    /// A bzImage of no instructions that says where it unpacks itself to.
+    fn bzimage(pref_address: u64, init_size: u32) -> Vec<u8> {
+        let mut kernel = vec![0; 0x1000];
+        let mut put = |at: usize, bytes: &[u8]| kernel[at..][..bytes.len()].copy_from_slice(bytes);
+        put(0x1f1, &[1]);
+        put(0x1fe, &[0x55, 0xaa]);
+        put(0x202, b"HdrS\x0f\x02");
+        put(0x211, &[1]);
+        put(0x214, &0x10_0000u32.to_le_bytes());
+        put(0x236, &XLF_KERNEL_64.to_le_bytes());
+        put(0x258, &pref_address.to_le_bytes());
+        put(0x260, &init_size.to_le_bytes());
+        kernel
+    }
+
+    #[test]
+    fn an_initramfs_lies_behind_what_the_kernel_unpacks() {
+        let loaded = load_with_initrd(&bzimage(16 << 20, 5000)).unwrap();
+        assert_eq!(loaded.initrd, Some(((16 << 20) + 8192, 100)));
+    }
+
+    #[test]
+    fn case_22_a_kernel_that_unpacks_itself_beyond_memory_is_refused() {
+        for (to, len) in [
+            (u64::MAX, 1),
+            (u64::MAX - 4095, u32::MAX),
+            (LOW_END, 0),
+            (0, u32::MAX),
+        ] {
+            let error = load_with_initrd(&bzimage(to, len)).unwrap_err();
+            assert!(matches!(error, KernelError::InitrdFit { .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_initramfs_lies_behind_memory_that_a_kernel_has_no_bytes_for() {
+        let mut kernel = vec![0; 64 + 2 * 56 + 16];
+        let mut put = |at: usize, bytes: &[u8]| kernel[at..][..bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02\x01\x01");
+        put(18, &[62]);
+        put(24, &0x10_0000u64.to_le_bytes());
+        put(32, &[64]);
+        put(54, &[56, 0, 2]);
+        for (at, address, bytes, memory) in
+            [(64, 1u64 << 20, 16u64, 16u64), (120, 2 << 20, 0, 1 << 20)]
+        {
+            put(at, &1u32.to_le_bytes());
+            put(at + 8, &176u64.to_le_bytes());
+            put(at + 24, &address.to_le_bytes());
+            put(at + 32, &bytes.to_le_bytes());
+            put(at + 40, &memory.to_le_bytes());
+        }
+        let loaded = load_with_initrd(&kernel).unwrap();
+        assert_eq!(loaded.initrd, Some((3 << 20, 100)));
+    }
 }
