@@ -103,7 +103,7 @@ pub struct Loaded {
     pub setup_header: Option<setup_header>,
 }
 
-/// Loads as `load` does on a thread of its own, and does `work` meanwhile.
+/// Loads as [`load`] does on a thread of its own, and does `work` meanwhile.
 ///
 /// # Errors
 /// Those of `work`, and [`KernelError`].
@@ -129,7 +129,7 @@ pub fn load_while<T, E: From<KernelError>>(
 ///
 /// # Errors
 /// [`KernelError`] names the file and what is wrong with it.
-fn load(
+pub fn load(
     memory: &GuestMemoryMmap,
     kernel: &File,
     initrd: Option<&File>,
