@@ -10,6 +10,7 @@
 //! - [`proto`]: messages and ttrpc client, generated from `proto/agent.proto`.
 //! - [`frame`]: length-prefixed messages on the connections that are not ttrpc.
 //! - [`client`]: what the host needs to open each kind of connection.
+//! - [`archive`]: files on their way into a container, or out of it.
 //! - [`names`]: identifiers that are safe to use as a path component.
 //!
 //! *Lifeline*: the connection that the agent makes as soon as it serves calls and keeps as long as it
@@ -29,6 +30,7 @@
 //! # Ok::<(), podvmm_agent_protocol::frame::FrameError>(())
 //! ```
 
+pub mod archive;
 pub mod client;
 pub mod frame;
 pub mod names;
@@ -71,6 +73,13 @@ pub const SERVICE: &str = "podvmm.agent.v1.Agent";
 /// Where the guest mounts the pod's share. Bind mounts of an OCI configuration take their sources from
 /// below it.
 pub const SHARE_PATH: &str = "/run/podvmm/share";
+
+/// Where the guest keeps the directories of MakeVolume. Bind mounts may take their sources from below it,
+/// too.
+pub const VOLUMES_PATH: &str = "/run/podvmm/volumes";
+
+/// Most bytes that ReadVolumeFile gives.
+pub const MAX_READ_LEN: u32 = 1 << 16;
 
 /// Largest OCI configuration, or part of one, that a call takes, in bytes.
 pub const MAX_SPEC_LEN: usize = 1 << 20;

@@ -13,7 +13,8 @@
 //!   `watch`: what cgroups tell.
 //! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
-//! - `stdio`: moving bytes. `localhost`: connections to servers of the pod. `pod`: the share, the clock and the like. `network`: its
+//! - `stdio`: moving bytes. `localhost`: connections to servers of the pod. `pod`: the share, the clock and the like.
+//!   `volume`: directories in memory. `pids`: the namespace that containers may share. `network`:
 //!   interfaces and routes. `cpus`, `stats`: of the guest and its containers. `lifeline`: events for the host.
 //! - `sys`: system calls that need `unsafe`.
 //!
@@ -21,6 +22,7 @@
 //! the host adds to a running container. *Stage*: a tmpfs in a
 //! container's mount namespace where its root file system is put together.
 
+pub mod archive;
 mod container;
 mod cpus;
 mod events;
@@ -32,6 +34,7 @@ mod lifeline;
 mod localhost;
 mod network;
 mod opening;
+mod pids;
 mod pod;
 mod rpc;
 mod server;
@@ -39,6 +42,7 @@ mod stats;
 mod stdio;
 mod sys;
 mod transport;
+mod volume;
 mod watch;
 
 use std::io;

@@ -23,7 +23,7 @@ use crate::localhost::Dialing;
 use crate::opening::Opening;
 use crate::rpc::{self, Connection};
 use crate::stdio::Pump;
-use crate::sys::process;
+use crate::sys::process::{self, Child};
 use crate::transport::Transport;
 
 /// Most control connections, and most streams whose opening frame has not come, at a time.
@@ -45,6 +45,8 @@ pub(crate) struct Agent {
     pub(crate) dialing: HashMap<u64, Dialing>,
     pub(crate) jobs: Jobs,
     pub(crate) pod_is_set_up: bool,
+    /// The first process of the pid namespace that containers may share.
+    pub(crate) shared_pids: Option<Child>,
     transport: Transport,
     children: OwnedFd,
     listeners: [OwnedFd; 2],
@@ -93,6 +95,7 @@ impl Agent {
             dialing: HashMap::new(),
             jobs: Jobs::default(),
             pod_is_set_up: false,
+            shared_pids: None,
             transport,
             children,
             listeners: [control, streams],

@@ -22,7 +22,8 @@ mod verbs;
 
 pub use ports::PortForward;
 pub use verbs::{
-    Attach, Completions, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Stats, Stop, Target, Version, Wait,
+    Attach, Completions, Cp, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Side, Stats, Stop, Target,
+    Version, Wait,
 };
 
 /// Give every pod its own virtual machine.
@@ -51,6 +52,8 @@ pub enum Command {
     Exec(Exec),
     /// Shows what a container writes from now on, and passes input on to it
     Attach(Attach),
+    /// Copies files into a container, or out of it
+    Cp(Cp),
     /// Prints what a container has written
     Logs(Logs),
     /// Forwards ports of this host to a pod's, until Ctrl-C
@@ -174,6 +177,15 @@ pub struct Run {
     pub file: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Options of -f")]
     pub reading: Reading,
+    /// Where the pod's emptyDir volumes are kept until it is removed [default: /var/lib/podvmm/pods as root,
+    /// else below XDG_DATA_HOME or ~/.local/share]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "file",
+        help_heading = "Options of -f"
+    )]
+    pub data: Option<PathBuf>,
     /// Names the pod [default: pod- and a random suffix]
     #[arg(long, help_heading = "Options")]
     pub name: Option<String>,

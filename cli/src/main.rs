@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         Command::Ps(args) => own(pods::ps::ps(args, args.root.path())),
         Command::Exec(args) => own(pods::exec::exec(args, args.root.path())),
         Command::Attach(args) => own(pods::attach::attach(args, args.root.path())),
+        Command::Cp(args) => own(pods::cp::cp(args, args.root.path())),
         Command::Logs(args) => own(pods::logs::logs(args, args.root.path())),
         Command::PortForward(args) => own(pods::port_forward::port_forward(args, args.root.path())),
         Command::Stats(args) => own(pods::stats::stats(args, args.root.path())),

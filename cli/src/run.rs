@@ -57,7 +57,8 @@ pub fn run(args: &Run, root: Option<&Path>) -> anyhow::Result<u8> {
     }
     // Until the pod is there, a signal simply ends this process.
     if let Some(file) = &args.file {
-        let mut planned = manifest::run::plan(file, &args.reading, &args.image)?;
+        let data = absolute(&args.data.clone().unwrap_or_else(manifest::default_data))?;
+        let mut planned = manifest::run::plan(file, &args.reading, &args.image, &data)?;
         of_any_pod(&mut planned.plan, args, root)?;
         return leave_alone(&planned.plan, &planned.locks());
     }

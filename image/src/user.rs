@@ -46,20 +46,39 @@ pub struct Identity {
     pub home: Option<String>,
 }
 
+/// The texts of a root file system's `/etc/passwd` and `/etc/group`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Users.
+    pub passwd: String,
+    /// Groups.
+    pub group: String,
+}
+
+impl Accounts {
+    /// Reads them. What is missing is empty.
+    ///
+    /// # Errors
+    /// [`UserError::Unreadable`] when one is there that cannot be read, or is no file.
+    pub fn of(root: BorrowedFd<'_>) -> Result<Self, UserError> {
+        Ok(Self {
+            passwd: read(root, "/etc/passwd")?,
+            group: read(root, "/etc/group")?,
+        })
+    }
+}
+
 /// Finds `user` by the files of a root file system; see [`identify`].
 ///
 /// # Errors
 /// [`UserError`] when a name is not found, or a file cannot be read.
 pub fn identify_in(root: BorrowedFd<'_>, user: &str) -> Result<Identity, UserError> {
-    identify(
-        user,
-        &read(root, "/etc/passwd")?,
-        &read(root, "/etc/group")?,
-    )
+    let Accounts { passwd, group } = Accounts::of(root)?;
+    identify(user, &passwd, &group)
 }
 
 /// A file of the root, which may be a link, but only to another of its files. What is missing is
-/// empty.
+/// empty; what is there and cannot be read could have said that a user is another one.
 fn read(root: BorrowedFd<'_>, file: &'static str) -> Result<String, UserError> {
     let failed = |source: io::Error| UserError::Unreadable { file, source };
     // What blocks when it is opened is no such file.
@@ -67,13 +86,12 @@ fn read(root: BorrowedFd<'_>, file: &'static str) -> Result<String, UserError> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let opened = match rustix::fs::openat2(root, file, flags, Mode::empty(), resolve) {
         Ok(opened) => opened,
-        // What this user may not read is of no use to the pod either.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(String::new()),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
         Err(errno) => return Err(failed(errno.into())),
     };
     let stat = rustix::fs::fstat(&opened).map_err(|errno| failed(errno.into()))?;
     if !FileType::from_raw_mode(stat.st_mode).is_file() {
-        return Ok(String::new());
+        return Err(failed(io::Error::other("it is no regular file")));
     }
     let mut bytes = Vec::new();
     let file = File::from(opened);
@@ -179,6 +197,8 @@ fn groups_of(user: &str, group: &str) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\n:x:1:1::/:\n\
@@ -214,6 +234,22 @@ mod tests {
             };
             assert_eq!(found, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn files_that_are_none_are_told() {
+        let root = std::env::temp_dir().join(format!("podvmm-accounts-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("etc/passwd")).unwrap();
+        let dir = File::open(&root).unwrap();
+        let error = Accounts::of(dir.as_fd()).unwrap_err().to_string();
+        assert!(error.contains("/etc/passwd"), "{error}");
+        std::fs::remove_dir(root.join("etc/passwd")).unwrap();
+        // Links lead to files of the root.
+        std::os::unix::fs::symlink("/users", root.join("etc/passwd")).unwrap();
+        std::fs::write(root.join("users"), PASSWD).unwrap();
+        let found = Accounts::of(dir.as_fd()).unwrap();
+        assert_eq!((found.passwd.as_str(), found.group.as_str()), (PASSWD, ""));
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

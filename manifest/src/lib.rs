@@ -7,7 +7,7 @@
 //!                                     problems, all of them, by line
 //! ```
 //!
-//! Nothing in here does I/O except [`given`] and [`volumes`], and nothing knows what a virtual machine is.
+//! Nothing in here does I/O except [`given`] and [`host_path`], and nothing knows what a virtual machine is.
 //!
 //! # Map
 //! - [`fn@parse`]: a text becomes a [`Manifest`], or a list of [`Problem`]s that name field, line, column
@@ -15,8 +15,8 @@
 //! - [`schema`]: all fields that a Pod has, and what becomes of each.
 //! - [`pod`]: the checked pod. [`quantity`]: amounts. [`objects`]: ConfigMaps and Secrets; [`given`] reads
 //!   them from files.
-//! - [`mod@plan`]: what a runtime has to do, with images and addresses known; [`volumes`] prepares the
-//!   host's part of it.
+//! - [`mod@plan`]: what a runtime has to do, with images and addresses known; [`host_path`] makes what a
+//!   hostPath asks for.
 //!
 //! # Vocabulary
 //! *Supported*: a field that is carried out. *Accepted*: one that can have no effect here, for a reason
@@ -47,6 +47,7 @@
 
 mod expand;
 pub mod given;
+pub mod host_path;
 mod names;
 pub mod objects;
 pub mod parse;
@@ -56,7 +57,6 @@ pub mod problem;
 pub mod quantity;
 mod reader;
 pub mod schema;
-pub mod volumes;
 mod yaml;
 
 pub use objects::Objects;

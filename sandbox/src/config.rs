@@ -188,6 +188,9 @@ pub struct PodConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Bytes of the pod's shared memory, `/dev/shm`; half of the guest's memory if none is named.
     pub shm_size: Option<u64>,
+    /// Whether there is a pid namespace that containers may share: those whose configuration has a path for
+    /// theirs, and that name no container that they share it with.
+    pub shared_pids: bool,
     /// Kernel and initramfs.
     pub assets: GuestAssets,
     /// Where the guest's console is copied to.
@@ -233,6 +236,7 @@ impl PodConfig {
             hostname: String::new(),
             sysctls: BTreeMap::new(),
             shm_size: None,
+            shared_pids: false,
             assets: GuestAssets::default(),
             console: None,
             shares: Vec::new(),

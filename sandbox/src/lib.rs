@@ -14,7 +14,9 @@
 //! # Map
 //! - [`config`]: what a pod is made of.
 //! - [`assets`]: where guest kernel, initramfs and VMM binary are found.
-//! - [`rundir`]: the pod's directory on the host, and who owns it.
+//! - [`rundir`]: the pod's directory on the host, and who owns it. [`datadir`]: one on disk for what its
+//!   containers write.
+//! - [`volume`]: directories of the guest's memory.
 //! - [`control`]: the messages between sandbox and VMM process.
 //! - [`jail`]: what the VMM process can reach and do.
 //! - [`pod`], [`container`]: their lives.
@@ -49,6 +51,7 @@ pub mod bundle;
 pub mod config;
 pub mod container;
 pub mod control;
+pub mod datadir;
 pub mod events;
 pub mod forward;
 mod guest;
@@ -63,9 +66,11 @@ pub mod net;
 pub mod oci;
 pub mod packet;
 pub mod pod;
+mod removal;
 pub mod rundir;
 pub mod sizing;
 pub mod timestamp;
+pub mod volume;
 
 /// Version of what is said to the guest's agent; that of the initramfs must be the same.
 pub const AGENT_PROTOCOL_VERSION: u32 = agent_protocol::PROTOCOL_VERSION;

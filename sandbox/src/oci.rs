@@ -159,6 +159,12 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// Where the guest has the share `name`, for the `source` of a bind mount.
+#[must_use]
+pub fn path_in_share(name: &str) -> String {
+    format!("{SHARE_PATH}/{name}")
+}
+
 /// Everything that a container needs.
 #[derive(Clone, Debug)]
 pub struct ContainerConfig {
@@ -320,7 +326,7 @@ impl ContainerConfig {
             mounts.push(json!({
                 "destination": mount.destination,
                 "type": "bind",
-                "source": format!("{SHARE_PATH}/{}", mount.share),
+                "source": path_in_share(&mount.share),
                 "options": ["rbind", access],
             }));
         }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -262,6 +263,8 @@ impl Pod {
                 config.events.take().unwrap_or_else(EventSink::none),
             )
             .map_err(kvm::or_of_the_host)?;
+        // A mark of `tests/bench`.
+        log::info!("agent ready");
         let guest = match Guest::dial(dir.vsock()) {
             Ok(guest) => guest,
             Err(error) => return Err(failure(&last_words, &vmm).unwrap_or(error)),
@@ -309,6 +312,7 @@ impl Pod {
             share_tag: SHARE_TAG.to_owned(),
             sysctls: config.sysctls.clone().into_iter().collect(),
             shm_size: config.shm_size.unwrap_or(0),
+            shared_pids: config.shared_pids,
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
             ..Default::default()
         };
@@ -333,6 +337,15 @@ impl Pod {
 
     fn network(&self) -> MutexGuard<'_, Option<PodNetwork>> {
         self.network.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Addresses of the guest's interfaces, in their order.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let network = self.network();
+        let interfaces = network.iter().flat_map(|network| &network.interfaces);
+        let addresses = interfaces.flat_map(|interface| &interface.addresses);
+        addresses.map(|prefix| prefix.address).collect()
     }
 
     /// `uname -r` of the guest.

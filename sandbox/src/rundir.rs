@@ -6,6 +6,8 @@
 //! One with the file `kept` is not: it outlives its owner, to say what became of the pod, until it is
 //! removed by name. What goes is renamed first, so that nobody sees half of it under the pod's name.
 //!
+//! What a pod has on disk ([`datadir`]) goes with its directory.
+//!
 //! What is in its subdirectory `vm` is all of the host's tree that a jailed VMM process sees, as its
 //! root directory, and nothing but sockets belongs there.
 
@@ -19,6 +21,8 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use thiserror::Error;
+
+use crate::datadir;
 
 /// Longest name of a pod: as long as container engines let one be.
 pub const MAX_NAME: usize = 76;
@@ -130,6 +134,8 @@ impl RunDir {
         if path.join(KEPT).exists() {
             return Err(RunDirError::Kept(name.to_owned()));
         }
+        let data = datadir::take_away(&path).map_err(failed("clean", &path))?;
+        data.remove().map_err(failed("clean", &path))?;
         remove_contents(&path).map_err(failed("clean", &path))?;
         let vmm_root = path.join(VMM_ROOT);
         builder
@@ -339,11 +345,14 @@ fn remove(path: &Path) -> io::Result<()> {
     let away = root.join(format!("{REMOVED_PREFIX}{pid}-{}", name.display()));
     // Left by one of our number before the last reboot, or by a thread that does the same.
     remove_tree(&away)?;
+    let data = datadir::take_away(path)?;
     match fs::rename(path, &away) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     }
-    remove_tree(&away)
+    // Both are tried, whatever becomes of the first.
+    let data = data.remove();
+    remove_tree(&away).and(data)
 }
 
 /// Removes what somebody was killed removing.

@@ -1,6 +1,6 @@
 //! Mounts and device nodes of a configuration.
 
-use agent_protocol::SHARE_PATH;
+use agent_protocol::{SHARE_PATH, VOLUMES_PATH};
 use rustix::fs::FileType;
 
 use super::mount_options::{self, MountOptions};
@@ -12,6 +12,8 @@ use crate::rpc::Refusal;
 pub(crate) enum MountSource {
     /// A path relative to the share.
     Share(String),
+    /// A path relative to the guest's own volumes.
+    Volume(String),
     /// The pod's shared memory directory of the guest.
     PodShm,
     /// A new instance of a file system that needs no device.
@@ -66,7 +68,7 @@ pub(super) fn mount(mount: spec::Mount) -> Result<MountPlan, Refusal> {
             "id mappings are not supported",
         )));
     }
-    let options = mount_options::parse(&mount.options)
+    let mut options = mount_options::parse(&mount.options)
         .map_err(|option| Refusal::unimplemented(named(&format!("option {option:?}"))))?;
     let kind = mount.kind.as_deref().unwrap_or("none");
     let source = if options.bind || kind == "bind" {
@@ -75,8 +77,13 @@ pub(super) fn mount(mount: spec::Mount) -> Result<MountPlan, Refusal> {
                 "option {key:?} of a bind mount"
             ))));
         }
-        bind_source(mount.source.as_deref().unwrap_or_default())
-            .ok_or_else(|| Refusal::invalid(named("source is not below the share")))?
+        bind_source(mount.source.as_deref().unwrap_or_default()).ok_or_else(|| {
+            Refusal::invalid(named("source is not below the share or the volumes"))
+        })?
+    } else if options.subdir.is_some() {
+        return Err(Refusal::invalid(named(
+            "X-mount.subdir of what is no bind mount",
+        )));
     } else {
         let (_, filesystem) = FILESYSTEMS
             .into_iter()
@@ -84,6 +91,9 @@ pub(super) fn mount(mount: spec::Mount) -> Result<MountPlan, Refusal> {
             .ok_or_else(|| Refusal::unimplemented(named(&format!("type {kind:?}"))))?;
         MountSource::Filesystem(filesystem)
     };
+    if let Some(path) = &mut options.subdir {
+        *path = paths::relative("X-mount.subdir", path)?;
+    }
     Ok(MountPlan {
         target,
         source,
@@ -95,10 +105,12 @@ fn bind_source(source: &str) -> Option<MountSource> {
     if source == POD_SHM {
         return Some(MountSource::PodShm);
     }
-    let below = source.strip_prefix(SHARE_PATH)?.strip_prefix('/')?;
-    paths::relative("source", below)
-        .ok()
-        .map(MountSource::Share)
+    let below = |top: &str| {
+        let path = source.strip_prefix(top)?.strip_prefix('/')?;
+        paths::relative("source", path).ok()
+    };
+    let volume = || below(VOLUMES_PATH).map(MountSource::Volume);
+    below(SHARE_PATH).map(MountSource::Share).or_else(volume)
 }
 
 /// Checks one of `linux.devices`.

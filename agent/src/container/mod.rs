@@ -44,6 +44,9 @@ pub(crate) use handshake::{
     wait_for_start as receive_start,
 };
 pub(crate) use limits::Update;
+pub(crate) use mount_options::MountOptions;
+pub(crate) use namespaces::Pids;
+pub(crate) use paths::relative as relative_path;
 pub(crate) use plan::{
     CapabilityPlan, ExecPlan, Inheritance, Plan, ProcessPlan, RootfsPlan, container_id, exec_id,
     sysctls, window_size,
@@ -104,22 +107,17 @@ pub(crate) enum Fate {
 }
 
 impl Container {
-    /// Starts making a container: its cgroup, its streams and its first process. `pids_of` is the container
-    /// whose pid namespace it is to share.
+    /// Starts making a container: its cgroup, its streams and its first process. `pids_of` is in the pid
+    /// namespace that it is to share.
     pub(crate) fn create(
         id: &ContainerId,
         plan: &Plan,
-        pids_of: Option<&Self>,
+        pids_of: Option<&Child>,
         stdio: &Stdio,
         serial: u64,
         reply: ReplyTo,
     ) -> Result<Self, Refusal> {
         let failed = |what: &str, error: io::Error| Refusal::internal(format!("{what}: {error}"));
-        if pids_of.is_some_and(|owner| !owner.first.is_running()) {
-            return Err(Refusal::precondition(
-                "the container of pid_namespace_of does not run",
-            ));
-        }
         let cgroup = Cgroup::create(id, &plan.limits).map_err(|error| failed("cgroup", error))?;
         let spawned = Streams::new(stdio).and_then(|(streams, ends)| {
             let (handshake, control) = handshake::pair()?;
@@ -130,7 +128,7 @@ impl Container {
                     stdio: ends,
                 },
                 &cgroup,
-                pids_of.map(|owner| &owner.child),
+                pids_of,
             )?;
             let first = Process::new(Role::First, serial, child.pid, streams, handshake, reply);
             Ok((child, first))
@@ -154,6 +152,16 @@ impl Container {
             freezer: Freezer::default(),
             told_oom_kills: 0,
         })
+    }
+
+    /// Its first process, whose pid namespace another container may share.
+    pub(crate) fn pids_to_share(&self) -> Result<&Child, Refusal> {
+        match self.first.is_running() {
+            true => Ok(&self.child),
+            false => Err(Refusal::precondition(
+                "the container of pid_namespace_of does not run",
+            )),
+        }
     }
 
     /// Starts making a further process.

@@ -9,6 +9,8 @@ pub(crate) struct MountOptions {
     pub(crate) bind: bool,
     /// With the mounts below it.
     pub(crate) recursive_bind: bool,
+    /// What of a bind mount's source is mounted, as a path in it; mount(8) has it under the same name.
+    pub(crate) subdir: Option<String>,
     pub(crate) set: MountAttrFlags,
     pub(crate) clear: MountAttrFlags,
     /// Read-only including the mounts below.
@@ -23,6 +25,7 @@ impl Default for MountOptions {
         Self {
             bind: false,
             recursive_bind: false,
+            subdir: None,
             set: MountAttrFlags::empty(),
             clear: MountAttrFlags::empty(),
             recursive_readonly: false,
@@ -87,6 +90,8 @@ pub(crate) fn parse(options: &[String]) -> Result<MountOptions, String> {
                 NO_PROPAGATION
             };
             parsed.propagation = flags | depth;
+        } else if let Some(path) = option.strip_prefix("X-mount.subdir=") {
+            parsed.subdir = Some(path.to_owned());
         } else if let Some((key, value)) = option.split_once('=') {
             parsed.data.push((key.to_owned(), Some(value.to_owned())));
         } else if DATA_FLAGS.contains(&option.as_str()) {

@@ -11,8 +11,19 @@ use crate::rpc::Refusal;
 pub(crate) struct Namespaces {
     /// `CLONE_NEW*` of those that are new when it is made, beside the mount namespace.
     pub(crate) new: u64,
-    /// The container whose pid namespace it is in; none is in one of its own.
-    pub(crate) pids_of: Option<ContainerId>,
+    /// The pid namespace that it is in.
+    pub(crate) pids: Pids,
+}
+
+/// Whose pid namespace a container is in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pids {
+    /// Its own.
+    Own,
+    /// Another container's.
+    Of(ContainerId),
+    /// That of all containers.
+    OfPod,
 }
 
 impl Namespaces {
@@ -20,7 +31,7 @@ impl Namespaces {
     pub(super) fn new(wanted: &[Namespace], pids_of: &str) -> Result<Self, Refusal> {
         let mut found = Self {
             new: 0,
-            pids_of: None,
+            pids: Pids::Own,
         };
         let (mut has_mount, mut has_pid) = (false, false);
         for namespace in wanted {
@@ -34,7 +45,7 @@ impl Namespaces {
                 // The path is the host's; whose it is in the guest, the request says.
                 ("pid", true) => {
                     has_pid = true;
-                    found.pids_of = Some(owner(pids_of)?);
+                    found.pids = owner(pids_of)?;
                 }
                 // Every container has its own.
                 ("cgroup", false) => {}
@@ -56,7 +67,7 @@ impl Namespaces {
                 "linux.namespaces: a container needs its own mount, and its own or a container's pid",
             ));
         }
-        if found.pids_of.is_none() && !pids_of.is_empty() {
+        if found.pids == Pids::Own && !pids_of.is_empty() {
             return Err(Refusal::invalid(
                 "pid_namespace_of needs a pid namespace with a path in linux.namespaces",
             ));
@@ -66,7 +77,7 @@ impl Namespaces {
 
     /// Whether it is the first of its pid namespace.
     pub(super) fn has_own_pids(&self) -> bool {
-        self.pids_of.is_none()
+        self.pids == Pids::Own
     }
 
     /// Whether it has a host name of its own.
@@ -75,11 +86,9 @@ impl Namespaces {
     }
 }
 
-fn owner(name: &str) -> Result<ContainerId, Refusal> {
-    if name.is_empty() {
-        return Err(Refusal::invalid(
-            "linux.namespaces: a pid namespace with a path needs pid_namespace_of",
-        ));
+fn owner(name: &str) -> Result<Pids, Refusal> {
+    match name {
+        "" => Ok(Pids::OfPod),
+        name => container_id(name).map(Pids::Of),
     }
-    container_id(name)
 }

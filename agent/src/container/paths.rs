@@ -32,12 +32,12 @@ pub(super) fn absolute(field: &str, path: &str) -> Result<String, Refusal> {
     }
 }
 
-/// Likewise one below the share.
-pub(super) fn relative(field: &str, path: &str) -> Result<String, Refusal> {
+/// Likewise one below something else.
+pub(crate) fn relative(field: &str, path: &str) -> Result<String, Refusal> {
     let clean = clean_path(field, path)?;
     if clean.is_empty() || path.starts_with('/') {
         return Err(Refusal::invalid(format!(
-            "{field} {path:?} is not relative to the share"
+            "{field} {path:?} is not a relative path"
         )));
     }
     Ok(clean)

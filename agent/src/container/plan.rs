@@ -1,6 +1,7 @@
 //! What a container's processes have to do, checked and complete before anything is done.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use agent_protocol::MAX_SPEC_LEN;
@@ -16,6 +17,7 @@ use super::namespaces::Namespaces;
 use super::seccomp::Filter;
 use super::spec::{self, Spec};
 use super::{capabilities, limits, paths};
+use crate::archive;
 use crate::rpc::Refusal;
 
 /// A checked configuration.
@@ -77,6 +79,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: i32,
     pub(crate) seccomp: Option<Rc<Filter>>,
+    /// What is executed in place of the first argument, if it is no file of the container.
+    pub(crate) program: Option<OwnedFd>,
 }
 
 /// The five sets.
@@ -135,10 +139,15 @@ impl ExecPlan {
     ) -> Result<Self, Refusal> {
         let spec: spec::Process = parse("process_json", &request.process_json)?;
         refuse(spec.refused_field())?;
-        Ok(Self {
-            terminal: terminal(&spec, request.stdio.get_or_default())?,
-            process: process(spec, inheritance)?,
-        })
+        let terminal = terminal(&spec, request.stdio.get_or_default())?;
+        let mut process = process(spec, inheritance)?;
+        if request.archive {
+            let program = archive::program();
+            let program =
+                program.map_err(|error| Refusal::internal(format!("archive: {error}")))?;
+            process.program = Some(program);
+        }
+        Ok(Self { terminal, process })
     }
 }
 
@@ -302,6 +311,7 @@ fn process(process: spec::Process, inheritance: &Inheritance) -> Result<ProcessP
             .unwrap_or(inheritance.oom_score_adj)
             .clamp(-1000, 1000),
         seccomp: inheritance.seccomp.clone(),
+        program: None,
     })
 }
 

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use ttrpc::Code;
 
 use super::*;
+use crate::container::Pids;
 use crate::container::filesystem::MountSource;
 
 fn spec() -> Value {
@@ -188,7 +189,7 @@ fn namespaces_are_the_containers_or_the_pods() {
 }
 
 #[test]
-fn a_pid_namespace_with_a_path_is_a_containers() {
+fn a_pid_namespace_with_a_path_is_a_containers_or_the_pods() {
     let with = |path: Option<&str>, owner: &str| {
         let mut spec = spec();
         spec["linux"]["namespaces"][0]["path"] = json!(path);
@@ -197,13 +198,12 @@ fn a_pid_namespace_with_a_path_is_a_containers() {
         Plan::new(&request)
     };
     let joined = with(Some("/proc/7/ns/pid"), "sandbox").unwrap();
-    let owner = joined.namespaces.pids_of.unwrap();
-    assert_eq!((owner.as_str(), joined.namespaces.new), ("sandbox", 0));
-    for (path, owner) in [
-        (Some("/proc/7/ns/pid"), ""),
-        (Some("/proc/7/ns/pid"), "../x"),
-        (None, "sandbox"),
-    ] {
+    let owner = container_id("sandbox").unwrap();
+    assert_eq!(joined.namespaces.pids, Pids::Of(owner));
+    assert_eq!(joined.namespaces.new, 0);
+    let joined = with(Some("pod"), "").unwrap();
+    assert_eq!(joined.namespaces.pids, Pids::OfPod);
+    for (path, owner) in [(Some("/proc/7/ns/pid"), "../x"), (None, "sandbox")] {
         let refused = with(path, owner).unwrap_err();
         assert_eq!(refused.code, Code::INVALID_ARGUMENT, "{path:?} {owner}");
     }
@@ -220,6 +220,9 @@ fn case_18_no_mount_names_anything_but_the_share() {
         "/run/podvmm/shared/x",
         "/run/podvmm/share/../stage",
         "/run/podvmm/share/a/../../..",
+        "/run/podvmm/volumes",
+        "/run/podvmm/volumes/../stage",
+        "/run/podvmm/volumesx",
         "relative",
         "",
     ] {

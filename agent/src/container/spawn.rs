@@ -11,8 +11,8 @@ use crate::init::{self, Inherited};
 use crate::lifeline;
 use crate::sys::process::{self, Child, Fork};
 
-/// Forks the first process into its namespaces and its cgroup. `pids_of` is the first process of the
-/// container whose pid namespace it shares.
+/// Forks the first process into its namespaces and its cgroup. `pids_of` is the first process of
+/// the pid namespace that it shares.
 pub(super) fn first_process(
     plan: &Plan,
     inherited: Inherited,

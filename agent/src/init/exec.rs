@@ -13,6 +13,10 @@ pub(super) fn execute(plan: &ProcessPlan, environment: &[CString]) -> Message {
     let Some(name) = plan.arguments.first() else {
         return Message::ExecFailed("no command".to_owned());
     };
+    if let Some(program) = &plan.program {
+        let error = process::execute_file(program, &plan.arguments, environment);
+        return failure(name, error.raw_os_error().unwrap_or(libc::EIO));
+    }
     let mut worst = libc::ENOENT;
     for path in candidates(name, environment) {
         let error = process::execute(&path, &plan.arguments, environment);

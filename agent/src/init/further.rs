@@ -37,7 +37,9 @@ fn join(
     container: OwnedFd,
 ) -> Result<(), InitError> {
     let [stdin, stdout, stderr] = &stdio;
-    leave_agent(&[control, stdin, stdout, stderr, &container], &plan.process)?;
+    let mut kept = vec![control, stdin, stdout, stderr, &container];
+    kept.extend(&plan.process.program);
+    leave_agent(&kept, &plan.process)?;
     // Root and working directory become those of the mount namespace.
     process::join_namespaces(container.as_fd(), NAMESPACES)
         .step(|| "join the container's namespaces")?;

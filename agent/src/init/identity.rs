@@ -50,6 +50,27 @@ pub(super) fn assume(plan: &ProcessPlan) -> Result<(), InitError> {
     Ok(())
 }
 
+/// Becomes a user that has no rights at all and cannot gain any.
+pub(super) fn renounce() -> Result<(), InitError> {
+    /// As the kernel shows users that it cannot show ("overflow").
+    const NOBODY: u32 = 65_534;
+    drop_bounding(CapabilitySet::empty())?;
+    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let step = || "become nobody";
+    rustix::thread::set_thread_groups(&[]).step(step)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).step(step)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).step(step)?;
+    let none = CapabilitySet::empty();
+    set_capabilities(CapabilityPlan {
+        bounding: none,
+        effective: none,
+        inheritable: none,
+        permitted: none,
+        ambient: none,
+    })?;
+    rustix::thread::set_no_new_privs(true).step(|| "no_new_privs")
+}
+
 /// Installs the seccomp filter, as late as can be: what follows must be allowed by it, which is `capset`
 /// and `execve`.
 pub(super) fn confine(plan: &ProcessPlan) -> Result<(), InitError> {

@@ -9,10 +9,12 @@ mod devices;
 mod error;
 mod exec;
 mod further;
+mod holder;
 mod identity;
 mod mounts;
 mod root;
 mod rootfs;
+mod subdir;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +28,7 @@ use crate::sys::process;
 use error::{InitError, Step};
 
 pub(crate) use further::main as further;
+pub(crate) use holder::main as hold_pids;
 
 /// What the agent hands to the process.
 #[derive(Debug)]

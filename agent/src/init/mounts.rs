@@ -8,8 +8,9 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
 use super::error::{InitError, Step};
 use super::root::{self, Kind, Root};
-use super::rootfs::{self, new_mount, open_in_share};
-use crate::container::{MountPlan, MountSource};
+use super::rootfs::{self, new_mount, open_in_share, open_volume};
+use super::subdir;
+use crate::container::{MountOptions, MountPlan, MountSource};
 use crate::sys::mount::{Change, set_attributes};
 
 /// Carries out one mount.
@@ -23,13 +24,12 @@ pub(super) fn mount(plan: &MountPlan, root: &Root) -> Result<(), InitError> {
     }
     let (mount, kind) = match &plan.source {
         MountSource::Filesystem(name) => (new_mount(name, &options.data, set)?, Kind::Directory),
-        MountSource::Share(path) => {
-            bind(&open_in_share(path)?, options.recursive_bind).step(step)?
-        }
+        MountSource::Share(path) => bind(open_in_share(path)?, options).step(step)?,
+        MountSource::Volume(path) => bind(open_volume(path)?, options).step(step)?,
         MountSource::PodShm => {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             let shm = rustix::fs::open("/dev/shm", flags, Mode::empty()).step(step)?;
-            bind(&shm, options.recursive_bind).step(step)?
+            bind(shm, options).step(step)?
         }
     };
     let own = Change {
@@ -55,9 +55,13 @@ pub(super) fn mount(plan: &MountPlan, root: &Root) -> Result<(), InitError> {
     propagate(&mount, options.propagation).step(step)
 }
 
-fn bind(source: &OwnedFd, recursive: bool) -> rustix::io::Result<(OwnedFd, Kind)> {
-    let kind = root::kind_of(source)?;
-    Ok((root::clone_mount(source, recursive)?, kind))
+fn bind(source: OwnedFd, options: &MountOptions) -> rustix::io::Result<(OwnedFd, Kind)> {
+    let source = match &options.subdir {
+        Some(path) => subdir::open(&source, path)?,
+        None => source,
+    };
+    let kind = root::kind_of(&source)?;
+    Ok((root::clone_mount(&source, options.recursive_bind)?, kind))
 }
 
 fn propagate(mount: &OwnedFd, propagation: MountPropagationFlags) -> std::io::Result<()> {

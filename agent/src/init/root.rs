@@ -11,6 +11,9 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use super::error::{InitError, Step};
 
+/// Most links that lead to the next one, as the kernel has it for a whole path.
+const MAX_LINKS: usize = 40;
+
 /// What a mount needs to be put on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -51,21 +54,37 @@ impl Root {
 
     /// Opens the place of a mount and makes it, with its parents, if it is not there.
     pub(super) fn place(&self, path: &str, kind: Kind) -> Result<OwnedFd, InitError> {
-        match self.open(path, OFlags::PATH) {
-            Err(Errno::NOENT) => {}
-            result => return result.step(|| format!("open {path}")),
-        }
-        let (parent, name) = self.make_parents(path)?;
-        match kind {
-            Kind::Directory => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
-            Kind::File => {
-                let mode = Mode::from_raw_mode(0o644);
-                rustix::fs::mknodat(&parent, name, FileType::RegularFile, mode, 0)
+        let mut wanted = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            match self.open(&wanted, OFlags::PATH) {
+                Err(Errno::NOENT) => {}
+                result => return result.step(|| format!("open {wanted}")),
             }
+            let (parent, name) = self.make_parents(&wanted)?;
+            let made = match kind {
+                Kind::Directory => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
+                Kind::File => {
+                    let mode = Mode::from_raw_mode(0o644);
+                    rustix::fs::mknodat(&parent, name, FileType::RegularFile, mode, 0)
+                }
+            };
+            // A link that leads nowhere, as an image's /etc/resolv.conf may be: what it names is made.
+            if made == Err(Errno::EXIST) {
+                let target = rustix::fs::readlinkat(&parent, name, Vec::new());
+                let target = target.step(|| format!("read link {wanted}"))?;
+                let target = target.to_string_lossy();
+                wanted = match target.strip_prefix('/') {
+                    Some(_) => target.into_owned(),
+                    None => format!(
+                        "{}/{target}",
+                        wanted.rsplit_once('/').map_or("", |(up, _)| up)
+                    ),
+                };
+                continue;
+            }
+            made.step(|| format!("make {wanted}"))?;
         }
-        .step(|| format!("make {path}"))?;
-        self.open(path, OFlags::PATH)
-            .step(|| format!("open {path}"))
+        Err(InitError::new(format!("open {path}"), "too many links"))
     }
 
     /// Makes a link unless there is something of its name.

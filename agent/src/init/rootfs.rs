@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use agent_protocol::SHARE_PATH;
 use agent_protocol::proto::rootfs::Mode as RootfsMode;
+use agent_protocol::{SHARE_PATH, VOLUMES_PATH};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags};
 
@@ -39,6 +39,11 @@ impl Stage {
         Ok(Self(mount))
     }
 
+    /// Makes it the root itself, for a process that needs no files.
+    pub(super) fn into_root(self) -> Root {
+        Root::new(self.0)
+    }
+
     /// Makes a directory in it and opens that.
     pub(super) fn directory(&self, name: &str) -> Result<OwnedFd, InitError> {
         rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(0o755)).step(|| name.to_owned())?;
@@ -49,12 +54,23 @@ impl Stage {
 
 /// Opens a path below the share. Links are not followed: what they name is a container's choice.
 pub(super) fn open_in_share(path: &str) -> Result<OwnedFd, InitError> {
+    open_below(SHARE_PATH, path, || format!("open {path} of the share"))
+}
+
+/// Likewise one below the guest's own volumes.
+pub(super) fn open_volume(path: &str) -> Result<OwnedFd, InitError> {
+    open_below(VOLUMES_PATH, path, || format!("open volume {path}"))
+}
+
+fn open_below(
+    top: &str,
+    path: &str,
+    step: impl Fn() -> String + Copy,
+) -> Result<OwnedFd, InitError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let step = || format!("open {path} of the share");
-    let share =
-        rustix::fs::open(SHARE_PATH, flags | OFlags::DIRECTORY, Mode::empty()).step(step)?;
+    let top = rustix::fs::open(top, flags | OFlags::DIRECTORY, Mode::empty()).step(step)?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    rustix::fs::openat2(share, path, flags, Mode::empty(), resolve).step(step)
+    rustix::fs::openat2(top, path, flags, Mode::empty(), resolve).step(step)
 }
 
 /// Mounts the root directory and gives it.

@@ -2,8 +2,9 @@
 
 use agent_protocol::proto::{
     CloseStdinRequest, CloseStdinResponse, CreateContainerRequest, CreateContainerResponse,
-    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, PauseContainerResponse,
-    PowerOffRequest, PowerOffResponse, RemoveContainerRequest, RemoveContainerResponse,
+    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, MakeVolumeRequest,
+    MakeVolumeResponse, PauseContainerResponse, PowerOffRequest, PowerOffResponse,
+    ReadVolumeFileRequest, ReadVolumeFileResponse, RemoveContainerRequest, RemoveContainerResponse,
     ResizePtyRequest, ResizePtyResponse, SetupPodRequest, SetupPodResponse, SignalContainerRequest,
     SignalContainerResponse, StartContainerRequest, StartContainerResponse,
     UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse,
@@ -15,12 +16,14 @@ use ttrpc::Request;
 use super::codec::Incoming;
 use super::{Refusal, ReplyTo, resources};
 use crate::container::{
-    Answer, Container, Fate, Outcome, Plan, Process, container_id, exec_id, window_size,
+    Answer, Container, Fate, Outcome, Pids, Plan, Process, container_id, exec_id, window_size,
 };
 use crate::events::{Interest, Kind, Poller, Token};
 use crate::lifeline;
+use crate::pids;
 use crate::pod;
 use crate::server::Agent;
+use crate::volume;
 
 /// A method's answer; none if it comes later.
 pub(super) type Reply<T> = Result<Option<T>, Refusal>;
@@ -111,6 +114,8 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
     match request.method.as_str() {
         "SetupPod" => method(payload, |request| setup_pod(agent, &request)),
         "SetupNetwork" => method(payload, |request| resources::set_up_network(&request)),
+        "MakeVolume" => method(payload, |request| make_volume(&request)),
+        "ReadVolumeFile" => method(payload, |request| read_volume_file(&request)),
         "OnlineCpus" => method(payload, |request| {
             resources::online_cpus(agent, reply, &request)
         }),
@@ -160,8 +165,27 @@ fn setup_pod(agent: &mut Agent, request: &SetupPodRequest) -> Reply<SetupPodResp
         return Err(Refusal::precondition("the pod is set up already"));
     }
     pod::set_up(request)?;
+    if request.shared_pids {
+        let holder = pids::hold();
+        agent.shared_pids =
+            Some(holder.map_err(|error| {
+                Refusal::internal(format!("pid namespace of the pod: {error}"))
+            })?);
+    }
     agent.pod_is_set_up = true;
     Ok(Some(SetupPodResponse::new()))
+}
+
+fn make_volume(request: &MakeVolumeRequest) -> Reply<MakeVolumeResponse> {
+    volume::make(request)?;
+    Ok(Some(MakeVolumeResponse::new()))
+}
+
+fn read_volume_file(request: &ReadVolumeFileRequest) -> Reply<ReadVolumeFileResponse> {
+    Ok(Some(ReadVolumeFileResponse {
+        data: volume::read(request)?,
+        ..Default::default()
+    }))
 }
 
 fn create(
@@ -179,9 +203,12 @@ fn create(
     let plan = Plan::new(request)?;
     let serial = agent.next_id();
     let stdio = request.stdio.get_or_default();
-    let pids_of = match &plan.namespaces.pids_of {
-        Some(owner) => Some(&*agent.containers.get(owner.as_str())?),
-        None => None,
+    let pids_of = match &plan.namespaces.pids {
+        Pids::Own => None,
+        Pids::Of(owner) => Some(agent.containers.get(owner.as_str())?.pids_to_share()?),
+        Pids::OfPod => Some(agent.shared_pids.as_ref().ok_or_else(|| {
+            Refusal::precondition("the pod has no shared pid namespace; name a container")
+        })?),
     };
     let container = Container::create(&id, &plan, pids_of, stdio, serial, reply)?;
     let container = agent.containers.insert(id, container);

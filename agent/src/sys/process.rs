@@ -75,17 +75,38 @@ pub(crate) fn join_namespaces(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<(
 
 /// Replaces this process's program; returns only to say why it could not.
 pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings
-            .iter()
-            .map(|string| string.as_ptr())
-            .chain([ptr::null()])
-            .collect()
-    };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: execve takes a C string and two null-terminated arrays of C strings, all alive here.
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// The same with a program that is open.
+pub(crate) fn execute_file(
+    program: &OwnedFd,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Error {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: execveat takes a descriptor, a C string and two null-terminated arrays of C strings, all
+    // alive here, and flags.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// An array as execve takes it.
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    let strings = strings.iter().map(|string| string.as_ptr());
+    strings.chain([ptr::null()]).collect()
 }
 
 /// Ends this process without running destructors or exit handlers, which belong to the parent.
@@ -110,6 +131,12 @@ pub(crate) fn child_events() -> io::Result<OwnedFd> {
 pub(crate) fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN is a valid disposition of SIGPIPE and runs no code.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Lets the kernel reap this process's children, also those that it inherits.
+pub(crate) fn ignore_children() {
+    // SAFETY: SIG_IGN is a valid disposition of SIGCHLD and runs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 /// Undoes [`child_events`]' and [`ignore_broken_pipes`]' effect on what this process executes next, and

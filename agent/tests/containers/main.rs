@@ -21,6 +21,7 @@ mod process;
 mod seccomp;
 mod shared_pids;
 mod streams;
+mod volumes;
 
 use std::panic;
 use std::process::ExitCode;
@@ -30,6 +31,11 @@ use std::time::Instant;
 type Case = (&'static str, fn(&pod::Pod));
 
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if podvmm_agent::archive::is_meant(&arguments) {
+        let status = podvmm_agent::archive::main(&arguments);
+        return u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from);
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [mode, directory] = arguments.as_slice()
         && mode == agent::AGENT_MODE
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         limits::CASES,
         localhost::CASES,
         network::CASES,
+        volumes::CASES,
     ]
     .concat()
     .into_iter()

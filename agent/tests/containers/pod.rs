@@ -129,9 +129,11 @@ impl Pod {
             ..Default::default()
         };
         pod.client.hello(context(), &hello).unwrap();
-        pod.client
-            .setup_pod(context(), &SetupPodRequest::new())
-            .unwrap();
+        let setup = SetupPodRequest {
+            shared_pids: true,
+            ..Default::default()
+        };
+        pod.client.setup_pod(context(), &setup).unwrap();
         pod
     }
 

@@ -22,6 +22,10 @@ pub const CASES: &[Case] = &[
         shared_pids_end_with_their_owner,
     ),
     (
+        "a_pod_can_have_pids_of_its_own",
+        a_pod_can_have_pids_of_its_own,
+    ),
+    (
         "pids_are_shared_by_running_containers",
         pids_are_shared_by_running_containers,
     ),
@@ -112,6 +116,38 @@ fn pids_are_shared_by_running_containers(pod: &Pod) {
     assert_eq!(code(pod.create("c", &config)), Code::NOT_FOUND);
     pod.must_create(OWNER, &Config::command(&["sleep", "1000"]));
     assert_eq!(code(pod.create("c", &config)), Code::FAILED_PRECONDITION);
-    let alone = Config::script("true").with_pids_of("");
-    assert_eq!(code(pod.create("c", &alone)), Code::INVALID_ARGUMENT);
+}
+
+/// With shareProcessNamespace: nobody's container has to be there first.
+fn a_pod_can_have_pids_of_its_own(pod: &Pod) {
+    let config = |script: &str| Config::script(script).with_pids_of("");
+    pod.start_quiet("a", &Config::command(&["sleep", "1002"]).with_pids_of(""));
+    let looks = format!("cat /proc/1/comm; {LOOK}");
+    let seen = pod.run("b", &config(&looks), b"").stdout_text();
+    assert!(seen.starts_with("pause\n"), "{seen}");
+    assert!(seen.contains("sleep 1002"), "{seen}");
+    // It outlives who came first, and what it inherits is reaped.
+    pod.signal("a", 9, false).unwrap();
+    assert_eq!(pod.wait("a").signal(), 9);
+    pod.start_quiet("c", &config("(sleep 0.2 &); exec sleep 1003"));
+    let zombies = "sleep 0.6; cat /proc/[0-9]*/stat | grep -c ') Z'";
+    assert_eq!(pod.run("d", &config(zombies), b"").stdout_text(), "0\n");
+    // Nothing of the agent can be had from the process that holds it, nor can it be ended.
+    let tries = "kill -9 1; cat /proc/1/root/x /proc/1/fd/0 /proc/1/cwd/x 2>&1 | grep -c denied; \
+                 grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' /proc/1/status | tr '\\t\\n' '  '";
+    let seen = pod.run("e", &config(tries), b"").stdout_text();
+    assert_eq!(
+        seen,
+        "3\nUid: 65534 65534 65534 65534 CapEff: 0000000000000000 CapBnd: 0000000000000000 \
+         NoNewPrivs: 1 "
+    );
+    // Not even by one who may trace: its root is empty.
+    let mut traces =
+        config("ls -A /proc/1/root/; ls /proc/1/fd; ls -A /proc/1/root/../../ | wc -l");
+    for set in ["bounding", "permitted", "effective"] {
+        let set = &mut traces.spec["process"]["capabilities"][set];
+        set.as_array_mut().unwrap().push("CAP_SYS_PTRACE".into());
+    }
+    let seen = pod.run("f", &traces, b"").stdout_text();
+    assert_eq!(seen, "0\n1\n2\n0\n");
 }

@@ -110,6 +110,61 @@ pub struct Attach {
     pub target: Target,
 }
 
+/// One end of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A path in a container.
+    Pod(Target, String),
+    /// A path of this machine.
+    Local(PathBuf),
+    /// Standard input or output.
+    Stream,
+}
+
+impl Side {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "-" {
+            return Ok(Self::Stream);
+        }
+        let (target, path) = match text.split_once(':') {
+            // Names of pods have neither, as docker's have not.
+            Some((target, path)) if !text.starts_with(['/', '.']) => (target, path),
+            _ if text.is_empty() => return Err("it is empty".into()),
+            _ => return Ok(Self::Local(text.into())),
+        };
+        if path.is_empty() || path.contains('\0') {
+            return Err(format!("`{text}` has no path; write POD:PATH"));
+        }
+        // From the root on: what a container's working directory is matters to its command alone.
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        Ok(Self::Pod(Target::parse(target)?, format!("{slash}{path}")))
+    }
+}
+
+const CP_EXAMPLES: &str = "\
+Examples:
+  podvmm cp web:/etc/passwd .           into this directory
+  podvmm cp ./site web/proxy:/srv       as /srv/site if /srv is there, otherwise as /srv
+  podvmm cp ./site/. web:/srv           what is in site
+  podvmm cp web:/var/log - | tar -t     as a tar archive
+
+Nothing is needed in the container's image. Links are copied as they are; devices, pipes and sockets are
+left out. Files are the user's on this machine, and root's in a container.";
+
+/// Copies files.
+#[derive(Debug, clap::Args)]
+#[command(after_help = CP_EXAMPLES)]
+pub struct Cp {
+    #[command(flatten)]
+    pub root: Root,
+    /// POD[/CONTAINER]:PATH, or a path of this machine, or - for a tar archive on standard input
+    #[arg(value_name = "FROM", value_parser = Side::parse)]
+    pub from: Side,
+    /// Likewise, with - for standard output
+    #[arg(value_name = "TO", value_parser = Side::parse)]
+    pub to: Side,
+}
+
 /// From when on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since(pub Timestamp);
@@ -371,6 +426,26 @@ mod tests {
         ] {
             let error = parse(&format!("podvmm {line}")).unwrap_err();
             assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_copy_has_a_pod_at_one_end() {
+        let pod = |text: &str, path: &str| {
+            Side::Pod(Target::parse(text).expect("it is a pod"), path.to_owned())
+        };
+        for (text, side) in [
+            ("web:/etc", pod("web", "/etc")),
+            ("web/proxy:a:b", pod("web/proxy", "/a:b")),
+            ("./web:/etc", Side::Local("./web:/etc".into())),
+            ("/a:b", Side::Local("/a:b".into())),
+            ("a", Side::Local("a".into())),
+            ("-", Side::Stream),
+        ] {
+            assert_eq!(Side::parse(text), Ok(side), "{text}");
+        }
+        for text in ["", "web:", ":/etc", "web/:/etc"] {
+            assert!(Side::parse(text).is_err(), "{text}");
         }
     }
 

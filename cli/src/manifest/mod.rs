@@ -3,6 +3,8 @@
 
 mod health;
 pub mod run;
+mod volumes;
+pub use volumes::default_data;
 
 use std::fs::File;
 use std::io::{self, Read};

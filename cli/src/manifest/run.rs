@@ -4,33 +4,27 @@
 //!   text ─ manifest::parse ─▶ Manifest ─ manifest::plan ─▶ Plan ─ here ─▶ PodPlan ─▶ monitor
 //!                                  images of the store ────┘
 //! ```
-//!
-//! What the monitor cannot do yet is refused by name, not left out.
 
-use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use image::RootFs;
-use manifest::plan::{self, Content, MountSource, Surroundings};
+use image::user::Accounts;
+use manifest::plan::{self, Surroundings};
 use manifest::pod::{Protocol, PullPolicy, RestartPolicy};
 use manifest::{Pod, Sandbox};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sandbox::bundle::compile_seccomp;
 use sandbox::forward::PortPlan;
-use sandbox::monitor::{ContainerPlan, PodPlan, Restart, SharePlan};
-use sandbox::oci::{Changes, Mount};
+use sandbox::monitor::{ContainerPlan, PodPlan, Restart};
+use sandbox::oci::Changes;
 use sandbox::{ContainerConfig, Stdio, User};
 use serde_json::json;
 
-use super::{Reading, health, limits, read};
+use super::{Reading, health, limits, read, volumes};
 use crate::image::args::RunArgs;
 use crate::image::{Acquired, acquire};
 use crate::terminal;
-
-/// Longest passwd or group file of an image that is looked into.
-const MAX_ACCOUNTS: u64 = 1 << 20;
 
 /// A pod's plan, and its images, which are in use as long as this lives.
 pub struct Planned {
@@ -47,7 +41,12 @@ impl Planned {
 }
 
 /// Reads a manifest, brings its images, and plans its pod.
-pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<Planned> {
+pub fn plan(
+    file: &Path,
+    reading: &Reading,
+    images: &RunArgs,
+    data: &Path,
+) -> anyhow::Result<Planned> {
     let name = file.display();
     let manifest = manifest::parse(&read(file)?, &reading.options()?)
         .map_err(|rejected| anyhow::anyhow!("{name} is rejected:\n{rejected}"))?;
@@ -62,7 +61,6 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
             pod.name
         );
     }
-    refuse_what_nobody_does(pod).with_context(|| name.to_string())?;
     let size = reading.rule().size(limits(pod));
     let size = size.with_context(|| format!("{name}: no VM is as large"))?;
     let brought = brought(pod, images)?;
@@ -76,10 +74,10 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
         node_name: rustix::system::uname().nodename().to_string_lossy().into(),
         vcpus: size.vcpus.get().into(),
         memory: size.memory.bytes(),
+        resolv_conf: volumes::resolv_conf(),
         ..Surroundings::default()
     };
     let plan = plan::plan(&manifest, config_of, &surroundings).with_context(|| name.to_string())?;
-    refuse_volumes(&plan).with_context(|| name.to_string())?;
 
     let mut whole = PodPlan::new(plan.name.clone());
     whole.vcpus = size.vcpus;
@@ -87,21 +85,10 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
     whole.hostname.clone_from(&plan.hostname);
     whole.sysctls.clone_from(&plan.sysctls);
     whole.grace = plan.grace;
+    whole.shared_pids = plan.share_processes;
+    volumes::add(&mut whole, &plan, data).with_context(|| name.to_string())?;
     whole.deadline = plan.deadline;
     whole.publish = host_ports(pod).with_context(|| name.to_string())?;
-    for volume in &plan.volumes {
-        if let Content::Host { path, .. } = &volume.content {
-            // What has to be there is, or is made.
-            manifest::volumes::prepare(rustix::fs::CWD, volume)
-                .with_context(|| format!("{name}: volume {}", volume.name))?;
-            whole.shares.push(SharePlan {
-                name: volume_share(&volume.name),
-                path: path.into(),
-                read_only: false,
-                is_rootfs: false,
-            });
-        }
-    }
     let all = plan
         .init_containers
         .iter()
@@ -110,7 +97,7 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
     for (container, init) in all {
         let image = brought.iter().find(|(name, _)| *name == container.image);
         let (_, image) = image.context("the image was brought")?;
-        let planned = translate(&mut whole, container, &image.root, &plan.hostname)
+        let planned = translate(&mut whole, &plan, container, &image.root)
             .with_context(|| format!("{name}: container {}", container.name))?;
         whole.containers.push(ContainerPlan {
             init,
@@ -124,16 +111,6 @@ pub fn plan(file: &Path, reading: &Reading, images: &RunArgs) -> anyhow::Result<
         plan: whole,
         images: brought.into_iter().map(|(_, image)| image.root).collect(),
     })
-}
-
-/// Fields that are good manifests' and that nothing here carries out yet.
-fn refuse_what_nobody_does(pod: &Pod) -> anyhow::Result<()> {
-    let refuse =
-        |field: &str| bail!("{field} is not carried out by `podvmm run -f` yet; remove it");
-    if pod.share_processes {
-        return refuse("spec.shareProcessNamespace");
-    }
-    Ok(())
 }
 
 /// Ports of the host that the containers ask for.
@@ -161,33 +138,6 @@ fn host_ports(pod: &Pod) -> anyhow::Result<Vec<PortPlan>> {
         }
     }
     Ok(plans)
-}
-
-fn refuse_volumes(plan: &plan::Plan) -> anyhow::Result<()> {
-    for volume in &plan.volumes {
-        let kind = match &volume.content {
-            Content::Host { .. } => continue,
-            Content::Directory | Content::Memory { .. } => "emptyDir",
-            Content::Files(_) => "configMap, secret, projected and downwardAPI",
-        };
-        bail!(
-            "volume {}: {kind} volumes are not made by `podvmm run -f` yet; use a hostPath",
-            volume.name
-        );
-    }
-    for container in plan.init_containers.iter().chain(&plan.containers) {
-        for mount in &container.mounts {
-            if let MountSource::Volume { name, sub_path } = &mount.source
-                && !sub_path.is_empty()
-            {
-                bail!(
-                    "container {}: volume {name}: subPath is not carried out by `podvmm run -f` yet",
-                    container.name
-                );
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Every image of the pod once, by its name in the manifest.
@@ -230,41 +180,39 @@ fn restart(policy: RestartPolicy, init: bool) -> Restart {
     }
 }
 
-fn volume_share(volume: &str) -> String {
-    format!("volume-{volume}")
-}
-
 /// One container, and its root among the pod's shares.
 fn translate(
     pod: &mut PodPlan,
+    plan: &plan::Plan,
     container: &plan::ContainerPlan,
     root: &RootFs,
-    hostname: &str,
 ) -> anyhow::Result<ContainerPlan> {
-    let passwd = accounts(root, "etc/passwd")?;
-    let group = accounts(root, "etc/group")?;
-    let ids = container.user.resolve(&passwd, &group)?;
+    let accounts = Accounts::of(root.dir())?;
+    let ids = container.user.resolve(&accounts.passwd, &accounts.group)?;
     let mut config = ContainerConfig::command(container.args.iter().cloned());
     config.id.clone_from(&container.name);
     config.user = User {
         uid: ids.uid,
         gid: ids.gid,
     };
-    hostname.clone_into(&mut config.hostname);
+    config.hostname.clone_from(&plan.hostname);
     config.stdio = if container.tty {
         let (rows, cols) = terminal::size();
         Stdio::Terminal { rows, cols }
     } else {
         Stdio::pipes(container.stdin)
     };
-    config.mounts = container.mounts.iter().filter_map(mount).collect();
 
     let mut planned = ContainerPlan::new(&config);
-    let mut process = plan::oci::process(container, &ids);
-    let env = process["env"].as_array_mut();
-    env.context("a process has variables")?
-        .push(json!(format!("HOSTNAME={hostname}")));
+    let process = plan::oci::process(container, &ids);
     planned.spec["process"] = process;
+    if let Some(mounts) = planned.spec["mounts"].as_array_mut() {
+        mounts.extend(volumes::mounts(plan, container));
+    }
+    if plan.share_processes {
+        planned.spec["linux"]["namespaces"] = plan::oci::namespaces(true);
+    }
+    planned.termination = volumes::termination(container);
     planned.spec["linux"]["resources"] = plan::oci::resources(container);
     if !container.masked_proc {
         planned.spec["linux"]["maskedPaths"] = json!([]);
@@ -280,38 +228,6 @@ fn translate(
     planned.stdin = container.stdin;
     planned.stdin_once = container.stdin_once;
     Ok(planned)
-}
-
-/// /etc/hosts and its like are the image's: a pod without a network has no use for others.
-fn mount(mount: &plan::Mount) -> Option<Mount> {
-    match &mount.source {
-        MountSource::Volume { name, .. } => Some(Mount {
-            share: volume_share(name),
-            destination: mount.path.clone(),
-            read_only: mount.read_only,
-        }),
-        MountSource::Hosts
-        | MountSource::Hostname
-        | MountSource::ResolvConf
-        | MountSource::Termination => None,
-    }
-}
-
-/// A file of the image that lists accounts; nothing if there is none.
-fn accounts(root: &RootFs, path: &str) -> anyhow::Result<String> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match rustix::fs::openat2(root.dir(), path, flags, Mode::empty(), resolve) {
-        Ok(file) => std::fs::File::from(file),
-        Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
-        Err(errno) => return Err(errno).with_context(|| format!("/{path} of the image")),
-    };
-    if !file.metadata()?.is_file() {
-        bail!("/{path} of the image is no file");
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_ACCOUNTS).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A random UUID (RFC 9562, version 4), as the API server gives.

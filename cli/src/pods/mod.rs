@@ -1,6 +1,7 @@
 //! The verbs for pods that exist: each looks at the record of a pod, and asks its monitor.
 
 pub mod attach;
+pub mod cp;
 pub mod exec;
 pub mod inspect;
 pub mod logs;

@@ -68,7 +68,10 @@ fn status(view: &PodView) -> String {
             let up = up.map_or(String::new(), |started| format!(" {}", span(started.age())));
             let trouble = record.and_then(trouble);
             let trouble = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
-            format!("Up{up}{trouble}")
+            format!(
+                "Up{up}{trouble}{}",
+                record.map_or(String::new(), oom_killed)
+            )
         }
         Status::Stopping => "Stopping".into(),
         Status::Stopped => {
@@ -76,13 +79,25 @@ fn status(view: &PodView) -> String {
             let when = when.unwrap_or_default();
             match record {
                 Some(record) if record.reason.is_none() => {
-                    format!("Exited ({}) {when}", record.exit_code())
+                    let how = oom_killed(record);
+                    format!("Exited ({}) {when}{how}", record.exit_code())
                 }
                 _ => format!("Failed {when}: {}", first_line(reason)),
             }
         }
         Status::Dead => format!("Dead: {}", first_line(reason)),
         Status::Unmanaged => format!("Unmanaged: {}", first_line(reason)),
+    }
+}
+
+/// Which containers ran out of memory the last time that they have ended.
+fn oom_killed(record: &PodRecord) -> String {
+    let containers = record.containers.iter();
+    let killed = containers.filter(|c| c.exit.is_some_and(|exit| exit.oom_killed));
+    let names: Vec<_> = killed.map(|container| container.name.as_str()).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        names => format!(" (OOMKilled: {})", names.join(", ")),
     }
 }
 
@@ -193,6 +208,15 @@ mod tests {
             record.containers[0].exit = Some(exit(1));
         });
         assert_eq!(status(&restarting), "Up (restarting)");
+        let hungry = view(Status::Running, |record| {
+            record.started = now;
+            record.containers[0].exit = Some(sandbox::monitor::ExitRecord {
+                oom_killed: true,
+                ..exit(137)
+            });
+            record.containers[0].phase = ContainerPhase::Running;
+        });
+        assert_eq!(status(&hungry), "Up 0 seconds (OOMKilled: main)");
         let unready = view(Status::Running, |record| {
             record.containers[0].phase = ContainerPhase::Running;
             record.containers[0].complaint = Some("Readiness probe failed: no\nmore".into());

@@ -106,6 +106,8 @@ fn table(now: &[Look], before: &[Look]) -> String {
         "MEM USAGE / LIMIT",
         "MEM %",
         "PIDS",
+        "RESTARTS",
+        "OOM KILLS",
     ]);
     for look in now {
         for container in &look.stats.containers {
@@ -125,6 +127,8 @@ fn table(now: &[Look], before: &[Look]) -> String {
                 format!("{} / {}", bytes(container.memory), bytes(limit)),
                 format!("{share:.2}%"),
                 container.pids.to_string(),
+                container.restarts.to_string(),
+                container.oom_kills.to_string(),
             ]);
         }
     }
@@ -145,6 +149,8 @@ fn json_line(look: &Look, before: &[Look]) -> String {
                 "pids": container.pids,
                 "readBytes": container.read_bytes,
                 "writtenBytes": container.written_bytes,
+                "restarts": container.restarts,
+                "oomKills": container.oom_kills,
             })
         })
         .collect();
@@ -194,6 +200,8 @@ mod tests {
                     memory: 256 << 20,
                     memory_limit: Some(512 << 20),
                     pids: 3,
+                    restarts: 2,
+                    oom_kills: 1,
                     ..ContainerUse::default()
                 }],
                 ..PodStats::default()
@@ -211,7 +219,7 @@ mod tests {
         assert_eq!(
             line,
             [
-                "web", "main", "150.00%", "256MiB", "/", "512MiB", "50.00%", "3"
+                "web", "main", "150.00%", "256MiB", "/", "512MiB", "50.00%", "3", "2", "1"
             ]
         );
     }

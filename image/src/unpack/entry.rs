@@ -25,7 +25,11 @@ impl Tree {
         archive: &mut Archive<impl Read>,
     ) -> Result<(), EntryError> {
         let parts = Self::parts(&entry.path)?;
-        match meaning(&parts)? {
+        let meant = match self.names_are_plain {
+            true => Meaning::Plain,
+            false => meaning(&parts)?,
+        };
+        match meant {
             Meaning::Plain => {}
             Meaning::Ignored => return Ok(()),
             Meaning::Opaque => return self.opaque(&parts),
@@ -171,7 +175,7 @@ impl Tree {
                 .map_err(failed("cannot be given to its owner"))?;
         }
         for (name, value) in &entry.xattrs {
-            if !wanted(name) {
+            if self.ownership == Ownership::Taken || !wanted(name) {
                 self.attributes += 1;
                 continue;
             }
@@ -195,7 +199,7 @@ impl Tree {
         let (uid, gid) = (number(entry.uid)?, number(entry.gid)?);
         Ok(match self.ownership {
             Ownership::Kept => Some((Uid::from_raw(uid), Gid::from_raw(gid))),
-            Ownership::Squashed => None,
+            Ownership::Squashed | Ownership::Taken => None,
         })
     }
 
@@ -209,6 +213,9 @@ impl Tree {
             } else {
                 0o600
             };
+        if self.ownership == Ownership::Taken {
+            return mode & !(SET_USER | SET_GROUP);
+        }
         if entry.uid != 0 {
             mode &= !SET_USER;
         }

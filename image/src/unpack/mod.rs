@@ -67,6 +67,9 @@ pub enum Ownership {
     Kept,
     /// Whoever unpacks.
     Squashed,
+    /// Whoever unpacks, for whom these are files and nothing more: they have no set-ID bits and no
+    /// attributes.
+    Taken,
 }
 
 impl Ownership {
@@ -228,6 +231,27 @@ impl Unpacker {
         }
         self.summary.bytes = self.limits.bytes - rest.left;
         Ok(rest.from.finish())
+    }
+
+    /// Unpacks an archive of files, not compressed, in which no name deletes anything.
+    ///
+    /// # Errors
+    /// [`UnpackError`]; the tree is then of no use.
+    pub fn files(&mut self, archive: impl Read) -> Result<(), UnpackError> {
+        self.tree.names_are_plain = true;
+        let mut archive = Archive::new(Metered {
+            from: archive,
+            left: self.limits.bytes - self.summary.bytes,
+        });
+        let unpacked = self
+            .entries(&mut archive)
+            .and_then(|()| self.tree.end_layer());
+        let left = archive.into_inner().left;
+        self.summary.bytes = self.limits.bytes - left;
+        match unpacked {
+            Err(_) if left == 0 => Err(UnpackError::Bytes(self.limits.bytes)),
+            other => other,
+        }
     }
 
     /// What has been unpacked so far.

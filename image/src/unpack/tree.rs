@@ -42,6 +42,8 @@ pub(super) struct Tree {
     pub(super) made: HashSet<(u64, Vec<u8>)>,
     /// Times of directories, which change again as files are put into them.
     pub(super) times: Vec<(Parts, (i64, u32))>,
+    /// No name deletes anything.
+    pub(super) names_are_plain: bool,
     pub(super) devices: u64,
     pub(super) attributes: u64,
     /// The directory that was used last: entries come directory by directory.
@@ -55,6 +57,7 @@ impl Tree {
             ownership,
             made: HashSet::new(),
             times: Vec::new(),
+            names_are_plain: false,
             devices: 0,
             attributes: 0,
             last: None,

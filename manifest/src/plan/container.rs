@@ -7,7 +7,7 @@ use super::environment::{self, Variables};
 use super::user::{ImageUser, User};
 use super::{Context, ImageConfig, PlanError};
 use crate::expand::{expand, unknown};
-use crate::pod::{Container, Hook, Port, Probe, PullPolicy, Resources, SubPath};
+use crate::pod::{Container, Hook, Port, Probe, PullPolicy, Resources, SubPath, VolumeSource};
 
 /// What the kernel takes of arguments and variables, with its usual stack limit of 8 MiB.
 const MAX_TOGETHER: usize = 2 << 20;
@@ -144,7 +144,7 @@ pub fn plan(
         masked_proc: !security.unmasked_proc,
         seccomp: security.seccomp,
         resources: container.resources,
-        mounts: mounts(container, &variables)?,
+        mounts: mounts(container, &variables, context)?,
         ports: container.ports.clone(),
         post_start: container.post_start.clone(),
         pre_stop: container.pre_stop.clone(),
@@ -276,8 +276,18 @@ fn capabilities(add: &[String], drop: &[String]) -> Vec<String> {
     set
 }
 
-fn mounts(container: &Container, variables: &Variables) -> Result<Vec<Mount>, PlanError> {
+fn mounts(
+    container: &Container,
+    variables: &Variables,
+    context: &Context<'_>,
+) -> Result<Vec<Mount>, PlanError> {
     let mut mounts = Vec::new();
+    // As the kubelet mounts them, whatever is asked for.
+    let is_files = |name: &str| {
+        let mut volumes = context.manifest.pod.volumes.iter();
+        let volume = volumes.find(|volume| volume.name == name);
+        volume.is_some_and(|volume| matches!(volume.source, VolumeSource::Files { .. }))
+    };
     for mount in &container.mounts {
         let sub_path = match &mount.sub_path {
             SubPath::Whole => String::new(),
@@ -290,7 +300,7 @@ fn mounts(container: &Container, variables: &Variables) -> Result<Vec<Mount>, Pl
                 sub_path,
             },
             path: mount.path.clone(),
-            read_only: mount.read_only,
+            read_only: mount.read_only || is_files(&mount.volume),
         });
     }
     let read_only = container.security.read_only_root;

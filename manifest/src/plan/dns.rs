@@ -18,20 +18,10 @@ fe00::1\tip6-allnodes
 fe00::2\tip6-allrouters
 ";
 
-/// Content of /etc/hosts. With a subdomain the pod has the name that it would have in a cluster, too.
+/// Content of /etc/hosts, but for the lines of the pod's own addresses, which may not be known yet.
 #[must_use]
-pub fn hosts(pod: &Pod, hostname: &str, ips: &[IpAddr]) -> String {
+pub fn hosts(pod: &Pod) -> String {
     let mut text = LOCAL.to_owned();
-    let full = pod.subdomain.as_ref().map(|subdomain| {
-        format!(
-            "{hostname}.{subdomain}.{}.svc.cluster.local\t",
-            pod.namespace
-        )
-    });
-    for ip in ips {
-        let full = full.as_deref().unwrap_or_default();
-        let _ = writeln!(text, "{ip}\t{full}{hostname}");
-    }
     for alias in pod
         .host_aliases
         .iter()
@@ -40,6 +30,18 @@ pub fn hosts(pod: &Pod, hostname: &str, ips: &[IpAddr]) -> String {
         let _ = writeln!(text, "{}\t{}", alias.ip, alias.names.join("\t"));
     }
     text
+}
+
+/// What those lines call the pod. With a subdomain it has the name that it would have in a cluster, too.
+#[must_use]
+pub fn names(pod: &Pod, hostname: &str) -> String {
+    match &pod.subdomain {
+        Some(subdomain) => format!(
+            "{hostname}.{subdomain}.{}.svc.cluster.local\t{hostname}",
+            pod.namespace
+        ),
+        None => hostname.to_owned(),
+    }
 }
 
 /// Content of /etc/resolv.conf: the host's, as far as the policy takes it, and what the pod adds.

@@ -7,7 +7,7 @@
 //!                                                    └─ oci: process, linux, mounts as JSON
 //! ```
 //!
-//! The caller prepares `volumes` ([`volumes`](crate::volumes) does what concerns the host), runs
+//! The caller makes `volumes` ([`host_path`](crate::host_path) does what concerns the host), runs
 //! `init_containers` one after the other, then starts `containers`.
 
 mod container;
@@ -25,7 +25,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use container::{ContainerPlan, Mount, MountSource};
-pub use dns::{hosts, resolv_conf};
+pub use dns::{hosts, names, resolv_conf};
 pub use user::{Ids, ImageUser, Name, User, UserError};
 pub use volume::{Content, PlannedFile, VolumePlan};
 
@@ -83,8 +83,10 @@ pub struct Plan {
     pub sandbox: Sandbox,
     /// The pod's host name.
     pub hostname: String,
-    /// Content of /etc/hosts.
+    /// Content of /etc/hosts, but for the lines of the pod's own addresses.
     pub hosts: String,
+    /// The names in those lines, the full one before all.
+    pub names: String,
     /// Content of /etc/resolv.conf.
     pub resolv_conf: String,
     /// Kernel parameters of the guest.
@@ -213,7 +215,8 @@ pub fn plan<'i>(
         name: pod.name.clone(),
         namespace: pod.namespace.clone(),
         sandbox: pod.sandbox.clone(),
-        hosts: hosts(pod, &hostname, &surroundings.pod_ips),
+        hosts: hosts(pod),
+        names: names(pod, &hostname),
         resolv_conf: resolv_conf(&pod.dns, &surroundings.resolv_conf),
         sysctls: pod.sysctls.clone(),
         share_processes: pod.share_processes,

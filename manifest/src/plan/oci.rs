@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::container::{ContainerPlan, Mount};
+use super::container::{ContainerPlan, Mount, MountSource};
 use super::seccomp;
 use super::user::Ids;
 
@@ -82,16 +82,24 @@ pub fn seccomp(container: &ContainerPlan) -> Option<Value> {
         .then(|| seccomp::profile(&container.capabilities))
 }
 
-/// `mounts`, as far as the manifest asks for them; `source` says where the guest has each.
+/// `mounts`, as far as the manifest asks for them; `source` says where the guest has each, of a volume
+/// all of it.
 #[must_use]
 pub fn mounts(container: &ContainerPlan, source: impl Fn(&Mount) -> String) -> Vec<Value> {
     let mount = |mount: &Mount| {
         let access = if mount.read_only { "ro" } else { "rw" };
+        let mut options = vec!["rbind".to_owned(), access.to_owned()];
+        if let MountSource::Volume { sub_path, .. } = &mount.source
+            && !sub_path.is_empty()
+        {
+            // mount(8)'s word for it.
+            options.push(format!("X-mount.subdir={sub_path}"));
+        }
         json!({
             "destination": mount.path,
             "type": "bind",
             "source": source(mount),
-            "options": ["rbind", access],
+            "options": options,
         })
     };
     container.mounts.iter().map(mount).collect()

@@ -101,7 +101,27 @@ impl ContainerHandle {
         process_json: &[u8],
         stdio: Stdio,
     ) -> Result<Process, ContainerError> {
+        self.add(exec_id, process_json, stdio, false)
+    }
+
+    /// Makes a process of the agent's own program for archives in the container, to be started. The
+    /// arguments in `process_json` are as [`agent_protocol::archive`] has them.
+    ///
+    /// # Errors
+    /// [`ContainerError`].
+    pub fn archive(&self, exec_id: &str, process_json: &[u8]) -> Result<Process, ContainerError> {
+        self.add(exec_id, process_json, Stdio::pipes(true), true)
+    }
+
+    fn add(
+        &self,
+        exec_id: &str,
+        process_json: &[u8],
+        stdio: Stdio,
+        archive: bool,
+    ) -> Result<Process, ContainerError> {
         let request = ExecProcessRequest {
+            archive,
             container_id: self.id.clone(),
             exec_id: exec_id.to_owned(),
             process_json: process_json.to_owned(),

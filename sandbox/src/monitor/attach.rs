@@ -10,7 +10,6 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::protocol::{RefusalKind, Reply};
-use super::record::ContainerPhase;
 use super::shared::{Shared, State};
 use super::{STACK, exec, server};
 use crate::packet;
@@ -76,14 +75,7 @@ fn begin(
         kind: RefusalKind::NotNow,
         message,
     };
-    let (_, plan) = server::running(shared, container)?;
-    let run = {
-        let state = shared.lock();
-        let record = state.record.container(&plan.name);
-        let record = record.filter(|record| record.phase == ContainerPhase::Running);
-        record.map(|record| record.restarts)
-    };
-    let run = run.ok_or_else(|| refused(format!("container {} is not running", plan.name)))?;
+    let (_, plan, run) = exec::running_container(shared, container)?;
     let mut streams = shared.outlet.attach(plan).map_err(|error| {
         refused(format!(
             "container {} cannot be attached: {error}",

@@ -11,7 +11,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
 use super::protocol::{
-    Ask, ExecRequest, PodStats, RefusalKind, Reply, Request, SOCKET, Steer, Streams, VERSION,
+    Ask, ExecRequest, FilesRequest, PodStats, RefusalKind, Reply, Request, SOCKET, Steer, Streams,
+    VERSION,
 };
 use super::record::ExitRecord;
 use crate::packet;
@@ -68,6 +69,22 @@ impl PodClient {
         }
         let streams = Streams::of(request.terminal.is_some(), request.stdin, fds);
         let streams = streams.ok_or(ClientError::Unexpected)?;
+        Ok(ExecSession::new(streams, socket))
+    }
+
+    /// Copies files into a container or out of it: a tar archive on the session's `stdin` or `stdout`. What
+    /// fails is told on its `stderr`, and by a status other than 0. An archive that comes out is as much to
+    /// be trusted as the container.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn files(&self, request: &FilesRequest) -> Result<ExecSession, ClientError> {
+        let socket = self.ask(&Request::Files(request.clone()))?;
+        let (reply, fds) = receive(&socket)?;
+        if reply != Reply::Started {
+            return Err(ClientError::Unexpected);
+        }
+        let streams = Streams::of(false, true, fds).ok_or(ClientError::Unexpected)?;
         Ok(ExecSession::new(streams, socket))
     }
 

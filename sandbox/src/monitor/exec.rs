@@ -14,16 +14,18 @@ use super::shared::Shared;
 use crate::container::{ContainerError, Process, ProcessHandle, Refusal};
 use crate::oci::{self, Stdio, User};
 use crate::packet;
+use crate::pod::Pod;
 
 /// Runs what `request` asks for, and steers it until the client is gone and the command has ended.
 pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, request: &ExecRequest) {
-    let process = match start(shared, request) {
-        Ok(process) => process,
-        Err(refusal) => {
-            let _ = packet::send(&socket, &refusal, &[]);
-            return;
-        }
-    };
+    match start(shared, request) {
+        Ok(process) => attend(process, socket),
+        Err(refusal) => drop(packet::send(&socket, &refusal, &[])),
+    }
+}
+
+/// Hands a process's streams over, steers it, and forgets it when it has ended and the client is gone.
+pub(super) fn attend(process: Process, socket: OwnedFd) {
     let handle = process.handle();
     let streams = [&process.stdout, &process.stderr, &process.stdin];
     let fds: Vec<BorrowedFd<'_>> = streams
@@ -73,23 +75,40 @@ pub(super) fn steer(process: &ProcessHandle, socket: &OwnedFd) {
     }
 }
 
-fn start(shared: &Arc<Shared>, request: &ExecRequest) -> Result<Process, Reply> {
-    let refused = |kind, message: String| Reply::Refused { kind, message };
-    let (pod, plan) = super::server::running(shared, request.container.as_deref())?;
-    if request.args.is_empty() {
-        return Err(refused(RefusalKind::Invalid, "no command was given".into()));
-    }
-    let is_running = {
+/// A name for one more process.
+pub(super) fn new_id() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    format!("exec-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A container that runs, and its pod.
+pub(super) fn running_container<'a>(
+    shared: &'a Shared,
+    container: Option<&str>,
+) -> Result<(Arc<Pod>, &'a ContainerPlan, u32), Reply> {
+    let (pod, plan) = super::server::running(shared, container)?;
+    let run = {
         let state = shared.lock();
         let record = state.record.container(&plan.name);
-        record.is_some_and(|record| record.phase == ContainerPhase::Running)
+        let record = record.filter(|record| record.phase == ContainerPhase::Running);
+        record.map(|record| record.restarts)
     };
-    if !is_running {
-        let message = format!("container {} is not running", plan.name);
-        return Err(refused(RefusalKind::NotNow, message));
+    let run = run.ok_or_else(|| Reply::Refused {
+        kind: RefusalKind::NotNow,
+        message: format!("container {} is not running", plan.name),
+    })?;
+    Ok((pod, plan, run))
+}
+
+fn start(shared: &Arc<Shared>, request: &ExecRequest) -> Result<Process, Reply> {
+    let (pod, plan, _) = running_container(shared, request.container.as_deref())?;
+    if request.args.is_empty() {
+        return Err(Reply::Refused {
+            kind: RefusalKind::Invalid,
+            message: "no command was given".into(),
+        });
     }
-    static COUNT: AtomicU64 = AtomicU64::new(1);
-    let id = format!("exec-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    let id = new_id();
     let stdio = match request.terminal {
         Some((rows, cols)) => Stdio::Terminal { rows, cols },
         None => Stdio::pipes(request.stdin),

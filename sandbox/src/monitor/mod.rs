@@ -21,7 +21,8 @@
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
-//! - `shared`, `supervise`, `server`, `exec`, `attach`, `ports`, `network`: the monitor's parts.
+//! - [`volumes`]: volumes and files that are the pod's own.
+//! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`, `ports`, `network`: the monitor's parts.
 //!
 //! # When something dies
 //! The monitor: the VMM ends with it, the warden removes what served the VMM, and the record stays, in a
@@ -33,6 +34,7 @@ mod attach;
 pub mod client;
 pub mod detach;
 mod exec;
+mod files;
 pub mod health;
 mod host_process;
 mod network;
@@ -45,9 +47,10 @@ mod server;
 mod shared;
 pub mod store;
 mod supervise;
+pub mod volumes;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -56,11 +59,13 @@ pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
 pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
-pub use protocol::{ContainerUse, ExecRequest, PodStats, RefusalKind};
+pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
+pub use volumes::{DirectoryPlan, EtcPlan, TerminationPlan, etc_path, termination_path};
 
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
+use crate::datadir::{DataDir, DataDirError};
 use crate::events::{EventSink, PodEvent};
 use crate::forward::ListenError;
 use crate::net::cni::CniError;
@@ -87,6 +92,9 @@ pub enum MonitorError {
     /// Its directory could not be had.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// Nor its directory on disk.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// Its record could not be written.
     #[error("the pod's record cannot be written")]
     Record(#[source] io::Error),
@@ -148,6 +156,8 @@ pub enum Mode {
 pub struct Monitor {
     shared: Arc<Shared>,
     server: Server,
+    /// Locked as long as the pod lives.
+    data: Mutex<Option<DataDir>>,
     ports: Ports,
     log: Option<log::LevelFilter>,
 }
@@ -181,6 +191,7 @@ impl Monitor {
         Ok(Self {
             shared,
             server,
+            data: Mutex::default(),
             ports: Ports::default(),
             log: None,
         })
@@ -213,6 +224,8 @@ impl Monitor {
     fn start_vm(&self) -> Result<(), MonitorError> {
         let mut config = self.shared.plan.open()?;
         config.log = self.log;
+        let data = volumes::share_directories(&self.shared.plan, &self.shared.dir, &mut config)?;
+        *self.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
         if let Some(network) = network::attach(&self.shared)? {
             config.network = Some(network);
         }
@@ -227,6 +240,7 @@ impl Monitor {
             Err(PodError::Cancelled) => return Err(MonitorError::Destroyed),
             other => Arc::new(other?),
         };
+        volumes::make(&self.shared.plan, &pod)?;
         self.shared.change(|state| {
             state.record.phase = Phase::Running;
             state.record.started = Some(crate::timestamp::Timestamp::now());

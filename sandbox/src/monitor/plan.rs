@@ -13,6 +13,7 @@ use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
 use super::health::Health;
+use super::volumes::{DirectoryPlan, EtcPlan, TerminationPlan};
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
@@ -22,6 +23,7 @@ use crate::logs::LogLimits;
 use crate::net::cni::CniPlan;
 use crate::net::{NetError, Netns, Network};
 use crate::oci::{Changes, ContainerConfig, Rootfs, Stdio};
+use crate::volume::GuestVolume;
 
 /// Most containers of a pod.
 pub const MAX_CONTAINERS: usize = 64;
@@ -94,6 +96,16 @@ pub struct PodPlan {
     pub console: Option<PathBuf>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<SharePlan>,
+    /// Directories on the host's disk that go with the pod, below [`data`](Self::data).
+    pub directories: Vec<DirectoryPlan>,
+    /// Where those are made.
+    pub data: PathBuf,
+    /// Directories of the guest's memory.
+    pub volumes: Vec<GuestVolume>,
+    /// `/etc/hosts` and its like, if containers are to find them.
+    pub etc: Option<EtcPlan>,
+    /// Whether there is a pid namespace that containers may share.
+    pub shared_pids: bool,
     /// The guest's network.
     pub network: Option<NetworkPlan>,
     /// TCP ports of the host that stand for ports of the guest's localhost.
@@ -193,6 +205,8 @@ pub struct ContainerPlan {
     pub restart: Restart,
     /// What asks it to end.
     pub stop_signal: u32,
+    /// Its last words, if it has a file for them: at [`termination_path`](super::termination_path).
+    pub termination: Option<TerminationPlan>,
     /// Its probes and hooks.
     pub health: Health,
 }
@@ -218,6 +232,7 @@ impl ContainerPlan {
             seccomp: None,
             restart: Restart::Never,
             stop_signal: DEFAULT_STOP_SIGNAL,
+            termination: None,
             health: Health::default(),
         }
     }
@@ -263,6 +278,11 @@ impl PodPlan {
             initrd: None,
             console: None,
             shares: Vec::new(),
+            directories: Vec::new(),
+            data: PathBuf::new(),
+            volumes: Vec::new(),
+            etc: None,
+            shared_pids: false,
             network: None,
             publish: Vec::new(),
             net_limit: config.net_limit,
@@ -336,6 +356,7 @@ impl PodPlan {
         config.hostname.clone_from(&self.hostname);
         config.sysctls.clone_from(&self.sysctls);
         config.shm_size = self.shm_size;
+        config.shared_pids = self.shared_pids;
         config.assets = GuestAssets {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),

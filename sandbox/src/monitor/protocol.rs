@@ -44,6 +44,8 @@ pub enum Request {
     /// Run one more command in a container. The connection stays for [`Steer`]; whoever closes it early
     /// leaves the command running.
     Exec(ExecRequest),
+    /// Copy files into a container, or out of it. Goes on as [`Request::Exec`] does.
+    Files(FilesRequest),
     /// Give the streams of a container's own command. The connection stays for [`Steer`]; whoever closes
     /// it changes nothing for the command.
     Attach {
@@ -99,6 +101,30 @@ pub struct ExecRequest {
     pub terminal: Option<(u16, u16)>,
     /// Whether it has an input.
     pub stdin: bool,
+}
+
+/// Files to copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesRequest {
+    /// Of which container; of the first if none is named.
+    pub container: Option<String>,
+    /// Which way.
+    pub way: Way,
+    /// Where in the container.
+    pub path: String,
+}
+
+/// Which way files go, as a tar archive on the command's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Out of the container: the path's last name is the first of each name in the archive.
+    Get,
+    /// Into it, to where cp puts things. Only files, directories and symbolic links.
+    Put,
+    /// Into it, below the directory at the path, with names and owners as they are.
+    PutAsIs,
 }
 
 /// Said by the client while its command runs.
@@ -202,6 +228,10 @@ pub struct ContainerUse {
     pub read_bytes: u64,
     /// Bytes written to them.
     pub written_bytes: u64,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How often the kernel has ended its command for want of memory.
+    pub oom_kills: u32,
 }
 
 /// The descriptors of [`Reply::Started`] and [`Reply::Attached`].

@@ -106,6 +106,12 @@ pub struct ContainerRecord {
     pub complaint: Option<String>,
     /// How often it was started again.
     pub restarts: u32,
+    /// How often the kernel has ended its command for want of memory.
+    #[serde(default)]
+    pub oom_kills: u32,
+    /// What it had to say the last time that it has ended.
+    #[serde(default)]
+    pub message: Option<String>,
 }
 
 /// A published port.
@@ -175,6 +181,8 @@ impl PodRecord {
             reason: None,
             complaint: None,
             restarts: 0,
+            oom_kills: 0,
+            message: None,
         });
         Self {
             version: VERSION,
@@ -251,9 +259,10 @@ impl PodRecord {
     }
 }
 
-/// Writes a pod's plan beside its record, for whoever wants to know what it is made of.
+/// Writes a pod's plan beside its record, for whoever wants to know what it is made of, but not what its
+/// files hold.
 pub(super) fn write_plan(dir: &Path, plan: &PodPlan) -> io::Result<()> {
-    write(&dir.join(PLAN), plan)
+    write(&dir.join(PLAN), &plan.without_contents())
 }
 
 /// Reads it.

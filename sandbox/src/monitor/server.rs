@@ -17,7 +17,7 @@ use super::plan::ContainerPlan;
 use super::protocol::{Ask, ContainerUse, PodStats, RefusalKind, Reply, Request, SOCKET, VERSION};
 use super::record::{ContainerPhase, ExitRecord};
 use super::shared::{Shared, State};
-use super::{STACK, attach, exec, ports, supervise};
+use super::{STACK, attach, exec, files, ports, supervise};
 use crate::packet;
 use crate::pod::Pod;
 use crate::timestamp::Timestamp;
@@ -144,6 +144,10 @@ fn serve(shared: &Arc<Shared>, socket: OwnedFd) {
         }
         Request::Attach { container, stdin } => {
             attach::serve(shared, socket, container.as_deref(), stdin);
+            return;
+        }
+        Request::Files(request) => {
+            files::serve(shared, socket, &request);
             return;
         }
         Request::Dial { port } => return ports::serve(shared, &socket, port),
@@ -289,9 +293,11 @@ fn stats(shared: &Shared) -> Result<Reply, Reply> {
     let (pod, _) = running(shared, None)?;
     let answer = pod.all_stats().map_err(exec::refusal)?;
     let guest = answer.guest.get_or_default();
+    let record = shared.lock().record.clone();
     let containers = answer.containers.iter().map(|container| {
         let memory = container.memory.get_or_default();
         let inactive = memory.stat.get("inactive_file").copied().unwrap_or(0);
+        let known = record.container(&container.container_id);
         ContainerUse {
             name: container.container_id.clone(),
             cpu_usec: container.cpu.get_or_default().usage_usec,
@@ -300,6 +306,8 @@ fn stats(shared: &Shared) -> Result<Reply, Reply> {
             pids: container.pids.get_or_default().current,
             read_bytes: container.io.iter().map(|io| io.rbytes).sum(),
             written_bytes: container.io.iter().map(|io| io.wbytes).sum(),
+            restarts: known.map_or(0, |known| known.restarts),
+            oom_kills: known.map_or(0, |known| known.oom_kills),
         }
     });
     Ok(Reply::Stats(PodStats {

@@ -9,7 +9,7 @@ use super::outlet::Connected;
 use super::plan::{ContainerPlan, Restart};
 use super::record::{ContainerPhase, ExitRecord, Phase};
 use super::shared::{Shared, State};
-use super::{MonitorError, STACK, one_line};
+use super::{MonitorError, STACK, one_line, volumes};
 use crate::container::{Process, StartFailure};
 use crate::pod::Pod;
 use crate::timestamp::Timestamp;
@@ -92,6 +92,7 @@ impl Supervisor {
         if self.shared.lock().no_more_starts {
             return Err(MonitorError::Destroyed);
         }
+        volumes::clear_last_words(&self.pod, plan)?;
         let mut process = self.pod.create(plan.request())?;
         let connected = self.shared.outlet.connect(plan, &mut process);
         let outcome = match connected {
@@ -180,10 +181,13 @@ impl Supervisor {
                 return false;
             };
             let code = exit.code;
+            let message = began.and_then(|_| self.last_words(plan, code));
             let again = self.shared.change(|state| {
                 let again = !state.no_more_starts && is_wanted_again(plan, code);
                 if let Some(record) = state.container(&plan.name) {
                     record.exit = Some(exit);
+                    record.oom_kills += u32::from(exit.oom_killed);
+                    record.message = message;
                     record.ready = false;
                     record.reason = reason;
                     record.phase = if again {
@@ -213,6 +217,10 @@ impl Supervisor {
             self.note(plan, |record| record.restarts += 1);
             current = self.start(plan);
         }
+    }
+
+    fn last_words(&self, plan: &ContainerPlan, code: u8) -> Option<String> {
+        volumes::last_words(&self.pod, self.shared.dir.path(), plan, code)
     }
 
     /// How a container ended, or why it did not start; `None` when the guest is gone.

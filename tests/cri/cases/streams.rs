@@ -157,8 +157,14 @@ fn exec(node: Node<'_>) -> Result<()> {
 fn exec_tty(node: Node<'_>) -> Result<()> {
     let (pod, container) = node.run("exec-tty", ContainerSpec::idle())?;
     // The shell says a word before each `read`, so that nothing is sent too early.
-    let script = "tty; echo ready; read a; stty size; read b; stty size; echo done";
-    let mut stream = open_exec(node, &container, script, true)?;
+    // Sizes and input go different ways to it: nothing says which comes first.
+    let size_is = |size: &str| format!("until stty size | grep -x '{size}'; do sleep 0.1; done");
+    let script = format!(
+        "tty; echo ready; read a; {}; read b; {}; echo done",
+        size_is("30 100"),
+        size_is("24 80")
+    );
+    let mut stream = open_exec(node, &container, &script, true)?;
     let said = stream.read_until("ready\r\n")?;
     ensure!(said.starts_with("/dev/pts/"), "the terminal: {said:?}");
     stream.resize(100, 30)?;

@@ -30,6 +30,7 @@ impl Traces {
             }
         }
         tree(Path::new("/run/podvmm"), "runtime", &mut lines);
+        tree(Path::new("/var/lib/podvmm/pods"), "volume", &mut lines);
         for (dir, kind) in [
             ("/tmp", "temporary"),
             ("/run", "runtime"),

@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod check;
+mod cni;
 mod command;
 mod deaths;
 mod files;
@@ -29,3 +30,4 @@ mod ports;
 mod rootfs;
 mod streams;
 mod terminal;
+mod volumes;

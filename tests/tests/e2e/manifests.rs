@@ -16,9 +16,9 @@ use crate::rootfs::TempDir;
 /// As a user of AKS would bring them.
 const UNTRUSTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cri/pods/untrusted.yaml");
 const TRUSTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cri/pods/trusted.yaml");
-const IMAGE: &str = "mcr.azk8s.cn/aks/fundamental/base-ubuntu:v0.0.11";
+pub const IMAGE: &str = "mcr.azk8s.cn/aks/fundamental/base-ubuntu:v0.0.11";
 
-fn images() -> Images {
+pub fn images() -> Images {
     let images = Images::new(json!({ "Env": ["PATH=/bin"] }));
     let layout = images.layout();
     let layout = layout.to_str().expect("it is text");
@@ -28,7 +28,7 @@ fn images() -> Images {
     images
 }
 
-fn run(bench: &Bench, images: &Images, manifest: &Path, options: &[&str]) -> Outcome {
+pub fn run(bench: &Bench, images: &Images, manifest: &Path, options: &[&str]) -> Outcome {
     let mut run = bench.run(["-f"]);
     run.command
         .arg(manifest)

@@ -105,7 +105,17 @@ fn a_pod_lives_on_and_is_listed_asked_stopped_and_removed() {
     podvmm_does(&["rm", "e2e-life"]).failed(125, &["e2e-life", "in use", "rm -f"]);
     podvmm_does(&["run", "--name", "e2e-life", "--rootfs", "/", "true"])
         .failed(125, &["--name", "e2e-life"]);
+    let mut attached = verb(&["attach", "e2e-life"]).start();
+    attached.wait_for("line ");
     podvmm_does(&["stop", "e2e-life"]).prints("e2e-life\n");
+    let seen = attached.wait();
+    assert!(seen.stderr.contains("error "), "{}", seen.stderr);
+    let seen = seen.status(7).text();
+    // From when on it looked, to the end.
+    assert!(
+        !seen.contains("line 1\n") && seen.ends_with("stopped\n"),
+        "{seen}"
+    );
     assert_eq!(pod.status(), "stopped");
     podvmm_does(&["wait", "e2e-life"]).prints("7\n");
     podvmm_does(&["stop", "e2e-life"]).prints("e2e-life\n");
@@ -186,6 +196,88 @@ fn commands_are_added_with_their_streams_and_statuses() {
         stats["containers"][0]["pids"].as_u64().unwrap() >= 1,
         "{stats}"
     );
+}
+
+#[test]
+fn files_are_copied_in_and_out() {
+    let _bench = Bench::new();
+    let _pod = Pod::start("e2e-cp", &["-u", "7:8", "-w", "/home"], "sleep 1000");
+    let dir = rootfs::TempDir::new();
+    let to = |path: &str| format!("{}/{path}", dir.path().display());
+    let cp = |from: &str, to: &str| podvmm_does(&["cp", from, to]);
+    let sh = |script: &str| podvmm_does(&["exec", "-u", "0", "e2e-cp", "sh", "-c", script]);
+
+    // Large enough for many packets; from root, for a container whose user it is not.
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n >> 3) as u8).collect();
+    std::fs::create_dir_all(dir.join("tree/sub")).unwrap();
+    std::fs::write(dir.join("tree/sub/big"), &bytes).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", dir.join("tree/link")).unwrap();
+    cp(&to("tree"), "e2e-cp:/srv").prints("");
+    cp(&to("tree/."), "e2e-cp/main:srv").prints("");
+    let all = "cd /srv; wc -c < sub/big; readlink link; stat -c %u:%g sub/big; md5sum < sub/big";
+    let listed = sh(all).status(0).text();
+    assert!(
+        listed.starts_with("3000000\n/etc/passwd\n0:0\n"),
+        "{listed}"
+    );
+    cp("e2e-cp:/srv", &to("back")).prints("");
+    assert!(std::fs::read(dir.join("back/sub/big")).unwrap() == bytes);
+    let link = std::fs::read_link(dir.join("back/link")).unwrap();
+    assert_eq!(link, std::path::Path::new("/etc/passwd"));
+
+    // A link is looked up in the container, and what it leads to is the container's.
+    sh("ln -s / /tmp/away; mkfifo /tmp/pipe; mkdir /tmp/d; cp -a /tmp/pipe /tmp/d; echo x > /tmp/d/f")
+        .status(0);
+    cp("e2e-cp:/tmp/away/etc/passwd", &to("passwd")).prints("");
+    let passwd = std::fs::read_to_string(dir.join("passwd")).unwrap();
+    assert!(passwd.starts_with("root:x:0:0::/:/bin/sh\n"), "{passwd}");
+    let outcome = cp("e2e-cp:/tmp/d", dir.path().to_str().unwrap()).status(0);
+    assert!(
+        outcome.stderr.contains("/tmp/d/pipe: left out"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(dir.join("d/f").exists() && !dir.join("d/pipe").exists());
+
+    let archive = cp("e2e-cp:/srv/sub", "-").status(0).stdout;
+    assert_eq!(archive.len() % 512, 0);
+    verb(&["cp", "-", "e2e-cp:/home"])
+        .stdin(archive)
+        .outcome()
+        .prints("");
+    sh("cmp /home/sub/big /srv/sub/big").prints("");
+
+    for (from, into, words) in [
+        (
+            "e2e-cp:/none",
+            to("x"),
+            &["in the container", "/none: No such file"][..],
+        ),
+        ("e2e-cp:/srv", to("passwd"), &["passwd", "is no directory"]),
+        (
+            &to("passwd"),
+            "e2e-cp:/none/x".into(),
+            &["in the container", "/none"],
+        ),
+        (&to("none"), "e2e-cp:/".into(), &["none", "No such file"]),
+        (
+            &to("passwd"),
+            "e2e-cp:/proc/version".into(),
+            &["in the container", "/proc/version"],
+        ),
+        ("e2e-cp:/a", "e2e-cp:/b".into(), &["POD:PATH"]),
+        (&to("passwd"), to("x"), &["POD:PATH"]),
+        ("no-such-pod:/a", to("x"), &["no pod no-such-pod"]),
+    ] {
+        cp(from, &into).failed(125, words);
+    }
+    // Nothing is left beside a target.
+    let hidden = std::fs::read_dir(dir.path()).unwrap().flatten();
+    let hidden: Vec<_> = hidden
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with('.'))
+        .collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
 }
 
 #[test]
@@ -357,6 +449,36 @@ fn a_pod_in_the_foreground_is_steered_like_others() {
     podvmm_does(&["stop", "e2e-front"]).prints("e2e-front\n");
     assert_eq!(running.wait().status(4).text(), "ready\nbye\n");
     assert_eq!(podvmm_does(&["ps", "-aq"]).status(0).text(), "");
+}
+
+/// What docs/embedding.md says of the library.
+#[test]
+fn a_program_of_its_own_does_all_of_it_with_the_library() {
+    let _bench = Bench::new();
+    let test = std::env::current_exe().expect("it has a path");
+    let built = test
+        .ancestors()
+        .nth(2)
+        .expect("it is in deps")
+        .join("examples/stay");
+    let mut command = Command::new(&built);
+    command
+        .arg(rootfs::shared())
+        .env("PODVMM_VMM", podvmm().with_file_name("podvmm-vmm"))
+        .env("PODVMM_GUEST_DIR", guest_dir());
+    let said = Run::new(command).outcome().status(0).text();
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].ends_with(" is running"), "{said}");
+    assert!(
+        lines[1].starts_with("status 0: ") && lines[1].ends_with("-podvmm"),
+        "{said}"
+    );
+    assert!(lines[2].starts_with("main: "), "{said}");
+    assert_eq!(
+        lines[3..],
+        ["killed: 137", "stdout: up", "pods left: 0"],
+        "{said}"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
 use crate::harness::{Bench, guest_dir, podvmm, slowness};
-use crate::pods::Pod;
+use crate::pods::{Pod, podvmm_does};
 use crate::rootfs;
 
 /// A terminal with podvmm on it, and a user who types and reads.
@@ -208,9 +208,10 @@ fn a_shell_can_be_used() {
 }
 
 #[test]
-fn a_shell_can_be_added_to_a_pod_that_runs() {
+fn a_shell_can_be_added_to_a_pod_that_runs_and_its_own_command_attached() {
     let _bench = Bench::new();
-    let _pod = Pod::start("e2e-tty", &[], "sleep 1000");
+    let own = "while read line; do echo got:$line; done; echo over; exit 3";
+    let _pod = Pod::start("e2e-tty", &["-i", "-t"], own);
     let shell = "PS1='prompt> ' exec sh -i";
     let mut terminal = Terminal::open_with(&["exec", "-it", "e2e-tty", "--", "sh", "-c", shell]);
     terminal.wait_for("prompt> ");
@@ -228,4 +229,21 @@ fn a_shell_can_be_added_to_a_pod_that_runs() {
     terminal.wait_for("\n42");
     terminal.types("exit 11\r");
     terminal.ends_with(11);
+
+    let mut terminal = Terminal::open_with(&["attach", "e2e-tty"]);
+    // What was written before is in the log: it shows that the streams are joined by an answer.
+    std::thread::sleep(Duration::from_millis(300) * slowness());
+    terminal.types("one\r");
+    terminal.wait_for("got:one");
+    terminal.types("\x10\x11");
+    terminal.ends_with(0);
+    let mut terminal = Terminal::open_with(&["attach", "e2e-tty/main"]);
+    std::thread::sleep(Duration::from_millis(300) * slowness());
+    terminal.types("two\r");
+    terminal.wait_for("got:two");
+    terminal.types("\x04");
+    terminal.wait_for("over");
+    terminal.ends_with(3);
+    let log = podvmm_does(&["logs", "e2e-tty"]).status(0).text();
+    assert!(log.contains("got:one") && log.contains("over"), "{log}");
 }

@@ -17,6 +17,7 @@ use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
 use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Jail, Placement};
 use podvmm_sandbox::rundir;
+use vmm::boot::KernelError;
 use vmm::{BuildError, MemorySize, ThreadHook, ThreadKind, VcpuCount, Vm, VmBuilder};
 
 use crate::requests::export;
@@ -55,6 +56,7 @@ impl From<String> for Refusal {
 impl From<BuildError> for Refusal {
     fn from(error: BuildError) -> Self {
         let file = match &error {
+            BuildError::Kernel(KernelError::Thread(_)) => None,
             BuildError::Kernel(error) if error.is_initrd() => Some(GuestFile::Initrd),
             BuildError::Kernel(_) => Some(GuestFile::Kernel),
             _ => None,

@@ -10,8 +10,13 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum CniError {
     /// Configurations cannot be read.
-    #[error("--net cni: {path} cannot be read", path = .0.display())]
-    Read(PathBuf, #[source] io::Error),
+    #[error("--net cni: {path} cannot be read: {cause}{}", rights(.cause), path = .path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason, which is part of the message.
+        cause: io::Error,
+    },
     /// One of them is none.
     #[error("--net cni: {path}: {problem}; mend it, or name another network with --net cni=NAME", path = .path.display())]
     Malformed {

@@ -56,7 +56,10 @@ pub(super) fn find(plan: &CniPlan) -> Result<NetworkList, CniError> {
 
 /// The files that may be configurations, in order of their names.
 fn files(dir: &Path) -> Result<Vec<PathBuf>, CniError> {
-    let failed = |error| CniError::Read(dir.to_owned(), error);
+    let failed = |cause| CniError::Read {
+        path: dir.to_owned(),
+        cause,
+    };
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed)?,
@@ -74,7 +77,10 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, CniError> {
 }
 
 fn read(path: &Path) -> Result<NetworkList, CniError> {
-    let failed = |error| CniError::Read(path.to_owned(), error);
+    let failed = |cause| CniError::Read {
+        path: path.to_owned(),
+        cause,
+    };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
     io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text).map_err(failed)?;
