@@ -358,7 +358,6 @@ fn make_vcpus(kvm: &Kvm, vm: &VmFd, parts: &VmBuilder) -> Result<Vec<VcpuFd>, Bu
             let cpuid = boot::cpuid_for_vcpu(kvm, index, parts.vcpus)?;
             vcpu.set_cpuid2(&cpuid)
                 .map_err(kvm_error("KVM_SET_CPUID2"))?;
-            boot::enable_extended_state(&vcpu, &cpuid)?;
             boot::set_boot_msrs(&vcpu)?;
             Ok(vcpu)
         })

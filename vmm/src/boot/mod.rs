@@ -17,7 +17,7 @@ pub use elf::ElfError;
 pub use kernel::{KernelError, Loaded, load as load_kernel, load_while as load_kernel_while};
 pub use mptable::write as write_mptable;
 pub use params::{ParamsError, write as write_params};
-pub use registers::{RegistersError, enable_extended_state, set_boot_msrs, set_boot_registers};
+pub use registers::{RegistersError, set_boot_msrs, set_boot_registers};
 
 /// Where boot data lies in guest memory.
 pub mod layout {

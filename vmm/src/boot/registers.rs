@@ -1,6 +1,6 @@
 //! Registers of the boot CPU: long mode, one GiB mapped one to one (Linux 64-bit boot protocol).
 
-use kvm_bindings::{CpuId, Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcrs};
+use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -39,8 +39,6 @@ const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = (1 << 11) | 6;
-
-const LEAF_EXTENDED_STATE: u32 = 0xd;
 
 /// Code and data descriptors that the boot protocol asks for, at selectors 0x10 and 0x18.
 const GDT: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
@@ -90,33 +88,6 @@ pub fn set_boot_registers(
         ..Default::default()
     };
     vcpu.set_fpu(&fpu).map_err(set("floating-point registers"))
-}
-
-/// Enables all extended state that `cpuid` offers. A kernel does that itself, but KVM's table tells it
-/// the size of what was enabled when KVM last looked, which where an XSETBV does not exit (in software
-/// emulation) is at reset: the kernel then finds the size wrong and goes without.
-///
-/// # Errors
-/// [`RegistersError`] when KVM refuses.
-pub fn enable_extended_state(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), RegistersError> {
-    let mut leaves = cpuid.as_slice().iter();
-    let Some(leaf) = leaves.find(|leaf| (leaf.function, leaf.index) == (LEAF_EXTENDED_STATE, 0))
-    else {
-        return Ok(());
-    };
-    let mut registers = kvm_xcrs {
-        nr_xcrs: 1,
-        ..Default::default()
-    };
-    registers.xcrs[0].value = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
-    if registers.xcrs[0].value == 0 {
-        return Ok(());
-    }
-    vcpu.set_xcrs(&registers)
-        .map_err(|source| RegistersError::Set {
-            what: "extended control registers",
-            source,
-        })
 }
 
 /// Sets the model-specific registers that firmware would have set, on any vCPU.

@@ -143,7 +143,6 @@ const MACHINE: &[u32] = &[
     into(0x8d, 416), // KVM_SET_FPU
     into(0x90, 8),   // KVM_SET_CPUID2
     into(0xa3, 104), // KVM_ENABLE_CAP
-    into(0xa7, 392), // KVM_SET_XCRS
 ];
 
 /// The thread that hears from the sandbox.
