@@ -22,7 +22,6 @@ mod jail;
 mod left_behind;
 mod life;
 mod manifests;
-mod memory;
 mod network;
 mod no_kvm;
 mod pods;

@@ -19,6 +19,9 @@ const ENTRY_IO_INTERRUPT: u8 = 3;
 const ENTRY_LOCAL_INTERRUPT: u8 = 4;
 const INT_VECTORED: u8 = 0;
 const INT_NMI: u8 = 1;
+const INT_EXTERNAL: u8 = 3;
+/// Lines of the ISA bus, each on the I/O APIC pin of its number.
+const ISA_LINES: u8 = 16;
 const ALL_LAPICS: u8 = 0xff;
 
 #[derive(IntoBytes, Immutable)]
@@ -90,15 +93,11 @@ struct Interrupt {
     pin: u8,
 }
 
-/// Writes the table for `vcpus` CPUs and `lines` of an ISA bus, each on the I/O APIC pin of its number.
+/// Writes the table for `vcpus` CPUs.
 ///
 /// # Errors
 /// When guest memory ends below 1 MiB.
-pub fn write(
-    memory: &GuestMemoryMmap,
-    vcpus: VcpuCount,
-    lines: &[u8],
-) -> Result<(), GuestMemoryError> {
+pub fn write(memory: &GuestMemoryMmap, vcpus: VcpuCount) -> Result<(), GuestMemoryError> {
     let ioapic = vcpus.get();
     let mut entries: Vec<Vec<u8>> = Vec::new();
     for apic in 0..vcpus.get() {
@@ -142,7 +141,7 @@ pub fn write(
         .as_bytes()
         .to_vec()
     };
-    for &line in lines {
+    for line in 0..ISA_LINES {
         entries.push(interrupt(
             ENTRY_IO_INTERRUPT,
             INT_VECTORED,
@@ -151,6 +150,7 @@ pub fn write(
             line,
         ));
     }
+    entries.push(interrupt(ENTRY_LOCAL_INTERRUPT, INT_EXTERNAL, 0, 0, 0));
     entries.push(interrupt(ENTRY_LOCAL_INTERRUPT, INT_NMI, 0, ALL_LAPICS, 1));
 
     let body = entries.concat();
