@@ -56,6 +56,7 @@ pub mod events;
 pub mod forward;
 mod guest;
 pub mod jail;
+mod json_file;
 pub mod kvm;
 mod launch;
 mod lifeline;

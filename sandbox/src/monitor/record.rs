@@ -9,10 +9,9 @@
 //! Who owns the pod shows by the lock of its directory: a state other than `stopped` that nobody owns
 //! is of a pod whose owner died.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::host_process::{HostProcess, boot_id};
 use super::plan::{NetworkSource, PodPlan};
 use crate::container::Exit;
+use crate::json_file;
 use crate::timestamp::Timestamp;
 
 /// Version of the record's form.
@@ -239,7 +239,7 @@ impl PodRecord {
     /// # Errors
     /// When the file system refuses; then the one before is still there.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        write(&dir.join(STATE), self)
+        json_file::replace(&dir.join(STATE), self)
     }
 
     /// What the pod as a whole came to: the first failure of its containers, or 0.
@@ -262,7 +262,7 @@ impl PodRecord {
 /// Writes a pod's plan beside its record, for whoever wants to know what it is made of, but not what its
 /// files hold.
 pub(super) fn write_plan(dir: &Path, plan: &PodPlan) -> io::Result<()> {
-    write(&dir.join(PLAN), &plan.without_contents())
+    json_file::replace(&dir.join(PLAN), &plan.without_contents())
 }
 
 /// Reads it.
@@ -284,22 +284,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write(path: &Path, what: &impl Serialize) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&serde_json::to_vec_pretty(what)?)?;
-    // A power cut must not leave the new name with nothing in it.
-    file.sync_data()?;
-    fs::rename(&new, path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::monitor::plan::ContainerPlan;
     use crate::oci::ContainerConfig;

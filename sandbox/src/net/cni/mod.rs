@@ -19,9 +19,8 @@ mod plugin;
 mod tests;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +29,8 @@ use serde_json::Value;
 pub use error::CniError;
 use list::NetworkList;
 use plugin::{Call, Operation};
+
+use crate::json_file;
 
 /// Where configurations are if nothing else is said.
 pub const CONF_DIR: &str = "/etc/cni/net.d";
@@ -145,17 +146,7 @@ impl Attachment {
     }
 
     fn write(&self, dir: &Path) -> io::Result<()> {
-        let path = dir.join(FILE);
-        let new = path.with_extension("new");
-        let mut file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_data()?;
-        fs::rename(&new, path)
+        json_file::replace(&dir.join(FILE), self)
     }
 }
 
