@@ -215,6 +215,7 @@ mod tests {
                 ..exit(137)
             });
             record.containers[0].phase = ContainerPhase::Running;
+            record.containers[0].ready = true;
         });
         assert_eq!(status(&hungry), "Up 0 seconds (OOMKilled: main)");
         let unready = view(Status::Running, |record| {

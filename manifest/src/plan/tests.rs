@@ -83,10 +83,8 @@ fn the_users_own_examples() {
             ["/bin/sh", "-ec", "while :; do echo '.'; sleep 5 ; done"]
         );
         assert_eq!(container.resources, crate::pod::Resources::default());
-        assert_eq!(
-            plan.hosts.lines().last(),
-            Some(format!("fd00::5\t{name}").as_str())
-        );
+        assert_eq!(plan.names, name);
+        assert_eq!(plan.hosts.lines().last(), Some("fe00::2\tip6-allrouters"));
         assert_eq!(plan.resolv_conf, "nameserver 10.0.0.1\n");
     }
 }
@@ -181,10 +179,7 @@ fn the_full_manifest() {
     assert!(web.no_new_privileges && web.read_only_root && web.masked_proc && !web.seccomp);
     assert!(plan.init_containers[0].seccomp);
     assert_eq!(plan.hostname, "web");
-    assert!(
-        plan.hosts
-            .contains("10.88.0.5\tweb.site.shop.svc.cluster.local\tweb\n")
-    );
+    assert_eq!(plan.names, "web.site.shop.svc.cluster.local\tweb");
     assert!(plan.hosts.ends_with("10.0.0.9\tdb\tdb.internal\n"));
     assert_eq!(
         plan.resolv_conf,
@@ -350,7 +345,8 @@ fn parts_of_an_oci_configuration() {
     let mounts = oci::mounts(web, |mount| format!("/share{}", mount.path));
     assert_eq!(
         mounts[1],
-        json!({ "destination": "/host", "type": "bind", "source": "/share/host", "options": ["rbind", "ro"] })
+        json!({ "destination": "/host", "type": "bind", "source": "/share/host",
+            "options": ["rbind", "ro", "X-mount.subdir=lib"] })
     );
     assert_eq!(oci::seccomp(web), None);
     let profile = oci::seccomp(&plan.init_containers[0]).unwrap();
