@@ -89,7 +89,7 @@ fn resident_kib(driver: &Driver) -> u64 {
         let entry = u64::from_ne_bytes((*entry).try_into().unwrap());
         entry & PRESENT != 0
     });
-    present.count() as u64 * PAGE >> 10
+    (present.count() as u64 * PAGE) >> 10
 }
 
 #[test]
