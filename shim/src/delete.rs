@@ -19,6 +19,7 @@ use anyhow::Context;
 use containerd_shim_protos::api::{DeleteResponse, ShutdownRequest};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::{Client, TaskClient, ttrpc};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -110,6 +111,8 @@ fn kill(socket: &PathBuf) -> bool {
             "{}: the shim did not answer and was killed",
             socket.display()
         ),
+        // It has ended meanwhile, and may not be reaped yet (EINVAL).
+        Err(Errno::SRCH | Errno::INVAL) => {}
         Err(error) => {
             log::warn!("{}: the shim cannot be killed: {error}", socket.display());
             return false;

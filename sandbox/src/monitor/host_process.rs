@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ impl HostProcess {
             return Ok(true);
         };
         match pidfd_send_signal(&process, Signal::KILL) {
-            Err(rustix::io::Errno::SRCH) => return Ok(true),
+            Err(Errno::SRCH) => return Ok(true),
             other => other?,
         }
         is_gone_within(&process, limit)
@@ -57,7 +58,8 @@ impl HostProcess {
             return Ok(None);
         };
         let process = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            // Newer kernels tell one that is just being reaped (EINVAL) from a number that is a thread's (ENOENT).
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             other => other?,
         };
         // The descriptor came first: if the number is still of the same process, so is the descriptor.
@@ -114,5 +116,20 @@ mod tests {
         assert!(process.kill(Duration::from_secs(10)).unwrap());
         assert!(!child.wait().unwrap().success());
         assert!(process.kill(Duration::ZERO).unwrap());
+    }
+    #[test]
+    fn a_number_that_is_no_process_is_of_one_that_is_gone() {
+        // What the kernel says of a thread's number it also says of a process that is just being reaped.
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_pid()).unwrap();
+            let _ = receive.recv();
+        });
+        let pid = u32::try_from(told.recv().unwrap()).unwrap();
+        let process = HostProcess::of(pid).unwrap();
+        assert!(process.kill(Duration::ZERO).unwrap());
+        drop(send);
+        waiting.join().unwrap();
     }
 }
