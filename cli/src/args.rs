@@ -165,7 +165,8 @@ Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout e
 /// Headings of the options of `run`. A flattened group's heading goes on to what follows it, so every
 /// option names its own.
 pub mod heading {
-    pub const GENERAL: &str = "Options";
+    /// That of `--help`.
+    pub const GENERAL: Option<&str> = None;
     pub const MANIFEST: &str = "Pod of a manifest";
     pub const MACHINE: &str = "Virtual machine";
     pub const FILES: &str = "Root and volumes";
