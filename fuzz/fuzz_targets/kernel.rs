@@ -165,10 +165,13 @@ impl Kernel {
                 own.map(|s| (s.address.get(), s.address.get().saturating_add(s.memory_size.get())))
                     .collect()
             }
-            Self::BzImage { pref_address, init_size, body, .. } if !damaged => {
+            Self::BzImage { setup_sectors, pref_address, init_size, .. } if !damaged => {
                 let at = pref_address.get().max(MIB);
+                // A count of 0 stands for 4 (Linux boot protocol, setup_sects).
+                let sectors = if *setup_sectors == 0 { 4 } else { u64::from(*setup_sectors) };
+                let loaded = (self.file().len() as u64).saturating_sub((sectors + 1) * 512);
                 vec![
-                    (MIB, MIB + u64::from(*body)),
+                    (MIB, MIB + loaded),
                     (at, at.saturating_add((*init_size).into())),
                 ]
             }
