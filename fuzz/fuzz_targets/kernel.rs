@@ -235,6 +235,6 @@ fuzz_target!(|input: Input| {
         assert_eq!((field(0x218), field(0x21c)), loaded.initrd.unwrap_or((field(0x218), field(0x21c))));
     }
     if let Ok(vcpus) = VcpuCount::new(input.vcpus.into()) {
-        boot::write_mptable(&memory, vcpus).unwrap();
+        boot::write_mptable(&memory, vcpus, &[5, 6]).unwrap();
     }
 });

@@ -1,9 +1,9 @@
 //! The capabilities of KVM that are asked for, and what for.
 
 use kvm_bindings::{
-    KVM_CAP_ADJUST_CLOCK, KVM_CAP_DEBUGREGS, KVM_CAP_EXT_CPUID, KVM_CAP_IOEVENTFD, KVM_CAP_IRQCHIP,
-    KVM_CAP_IRQFD, KVM_CAP_MP_STATE, KVM_CAP_READONLY_MEM, KVM_CAP_SET_IDENTITY_MAP_ADDR,
-    KVM_CAP_SET_TSS_ADDR, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_USER_MEMORY, KVM_CAP_VCPU_EVENTS,
+    KVM_CAP_ADJUST_CLOCK, KVM_CAP_DEBUGREGS, KVM_CAP_EXT_CPUID, KVM_CAP_IOEVENTFD, KVM_CAP_IRQFD,
+    KVM_CAP_MP_STATE, KVM_CAP_READONLY_MEM, KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_SET_TSS_ADDR,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_USER_MEMORY, KVM_CAP_VCPU_EVENTS,
     KVM_CAP_XCRS, KVM_CAP_XSAVE,
 };
 
@@ -41,9 +41,9 @@ const fn optional(name: &'static str, number: u32, purpose: &'static str) -> Cap
 /// What the VMM uses, and what other VMMs require besides.
 pub const CAPABILITIES: &[Capability] = &[
     required(
-        "IRQCHIP",
-        KVM_CAP_IRQCHIP,
-        "interrupt controllers in the kernel",
+        "SPLIT_IRQCHIP",
+        KVM_CAP_SPLIT_IRQCHIP,
+        "local APICs in the kernel, the I/O APIC outside",
     ),
     required("USER_MEMORY", KVM_CAP_USER_MEMORY, "guest memory"),
     required(

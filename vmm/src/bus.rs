@@ -2,7 +2,7 @@
 //!
 //! Ports: the 8250 at 0x3f8, the keyboard controller's reset line at 0x64, and a power-off port at
 //! 0x604. Everything else reads as all ones and ignores writes, as an empty bus does. Memory: one
-//! page of registers for each virtio device from [`DEVICES_START`].
+//! page of registers for each virtio device from [`DEVICES_START`], and the I/O APIC.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,8 @@ use devices::serial::Console;
 use devices::transport::MmioTransport;
 use devices::transport::mmio::WINDOW_SIZE;
 
+use crate::boot::layout;
+use crate::ioapic::{self, IoApic, Route};
 use crate::memory::DEVICES_START;
 
 const SERIAL: std::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
@@ -28,36 +30,63 @@ pub enum Request {
     Reset,
 }
 
+/// Takes the messages of all unmasked lines in place of those before.
+pub type SetRoutes = Box<dyn Fn(&[Route]) + Send + Sync>;
+
 /// All devices of a machine.
 pub struct Bus {
     transports: Vec<Mutex<MmioTransport>>,
     console: Mutex<Console>,
+    ioapic: Mutex<IoApic>,
+    set_routes: SetRoutes,
 }
 
 impl Bus {
     /// A bus with `transports` in consecutive windows.
     #[must_use]
-    pub fn new(transports: Vec<MmioTransport>, console: Console) -> Self {
+    pub fn new(
+        transports: Vec<MmioTransport>,
+        console: Console,
+        ioapic: IoApic,
+        set_routes: SetRoutes,
+    ) -> Self {
         let transports = transports.into_iter().map(Mutex::new).collect();
         Self {
             transports,
             console: Mutex::new(console),
+            ioapic: Mutex::new(ioapic),
+            set_routes,
         }
     }
 
     /// Serves a read of guest physical memory that is not RAM.
     pub fn read_memory(&self, addr: u64, data: &mut [u8]) {
-        match self.transport(addr) {
-            Some((transport, offset)) => transport.read(offset, data),
-            None => data.fill(0xff),
+        if let Some((transport, offset)) = self.transport(addr) {
+            transport.read(offset, data);
+        } else if let Some(offset) = in_ioapic(addr) {
+            lock(&self.ioapic).read(offset, data);
+        } else {
+            data.fill(0xff);
         }
     }
 
-    /// Serves a write to guest physical memory that is not RAM.
-    pub fn write_memory(&self, addr: u64, data: &[u8]) {
+    /// Serves a write to guest physical memory that is not RAM. When it is `true` that comes back,
+    /// [`reroute`](Self::reroute) has to be called before the guest goes on.
+    #[must_use]
+    pub fn write_memory(&self, addr: u64, data: &[u8]) -> bool {
         if let Some((mut transport, offset)) = self.transport(addr) {
             transport.write(offset, data);
+        } else if let Some(offset) = in_ioapic(addr) {
+            return lock(&self.ioapic).write(offset, data);
         }
+        false
+    }
+
+    /// Has interrupts sent as the I/O APIC says now.
+    pub fn reroute(&self) {
+        // Under the lock: of two that come at once, the second has the last word.
+        let ioapic = lock(&self.ioapic);
+        (self.set_routes)(&ioapic.routes());
     }
 
     /// Whether a write starts or stops workers of a device.
@@ -115,6 +144,11 @@ impl Bus {
     }
 }
 
+fn in_ioapic(addr: u64) -> Option<u64> {
+    let offset = addr.checked_sub(layout::IOAPIC.into())?;
+    (offset < ioapic::WINDOW).then_some(offset)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -124,7 +158,24 @@ mod tests {
     use super::*;
 
     fn bus() -> Bus {
-        Bus::new(Vec::new(), Console::new(None))
+        let (console, ioapic) = (Console::new(None), IoApic::new(1));
+        Bus::new(Vec::new(), console, ioapic, Box::new(|_| {}))
+    }
+
+    #[test]
+    fn a_line_that_is_unmasked_is_routed_when_asked() {
+        let (sender, routed) = std::sync::mpsc::channel();
+        let set = move |routes: &[Route]| sender.send(routes.to_vec()).unwrap();
+        let (console, ioapic) = (Console::new(None), IoApic::new(8));
+        let bus = Bus::new(Vec::new(), console, ioapic, Box::new(set));
+        let at = u64::from(layout::IOAPIC);
+        assert!(!bus.write_memory(at, &0x1au32.to_le_bytes()));
+        assert!(bus.write_memory(at + 0x10, &0x41u32.to_le_bytes()));
+        bus.reroute();
+        assert_eq!(routed.recv().unwrap()[0].line, 5);
+        let mut data = [0; 4];
+        bus.read_memory(at + 0x10, &mut data);
+        assert_eq!(data, [0x41, 0, 0, 0]);
     }
 
     #[test]
@@ -154,7 +205,7 @@ mod tests {
             bus.read_memory(DEVICES_START, &mut data);
             assert!(data.iter().all(|byte| *byte == 0xff));
             bus.read_memory(u64::MAX, &mut data);
-            bus.write_memory(0, &data);
+            assert!(!bus.write_memory(0, &data));
             bus.read_port(u16::MAX, &mut data);
             assert_eq!(bus.write_port(u16::MAX, &data), None);
         }

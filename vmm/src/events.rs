@@ -1,13 +1,13 @@
 //! What the thread in [`Vm::run`](crate::Vm::run) is told by the others.
 //!
 //! ```text
-//!   vCPU ──its end, a write that starts or stops a device──▶ Vm::run ◀──stop── VmHandle
-//!     ▲                                                        │
-//!     └───────────────────── served ───────────────────────────┘
+//!   vCPU ──its end, what only Vm::run may do──▶ Vm::run ◀──stop── VmHandle
+//!     ▲                                           │
+//!     └───────────────── served ──────────────────┘
 //! ```
 //!
-//! Devices are started and stopped there and nowhere else: a worker inherits the rights of the
-//! thread that starts it, and a vCPU's thread may have next to none.
+//! Devices are started and stopped there, and interrupts routed, and nowhere else: a worker inherits
+//! the rights of the thread that starts it, and a vCPU's thread may have next to none.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -38,16 +38,19 @@ pub(crate) fn device_threads(hook: Option<ThreadHook>) -> Threads {
 
 enum Event {
     Ended(VcpuEnd),
-    Write(DeviceWrite),
+    Task(Task, Served),
 }
 
-/// A register write that another thread serves.
-struct DeviceWrite {
-    addr: u64,
-    data: Vec<u8>,
-    /// Its end is waited for: the driver reads the register next.
-    served: SyncSender<()>,
+/// What a vCPU has done by the machine's thread.
+enum Task {
+    /// A register write that starts or stops workers.
+    Write { addr: u64, data: Vec<u8> },
+    /// Interrupts are to be sent as the I/O APIC says now.
+    Reroute,
 }
+
+/// Tells the vCPU that its task is done: what the guest does next depends on it.
+type Served = SyncSender<()>;
 
 /// The end that speaks.
 #[derive(Clone)]
@@ -72,24 +75,38 @@ impl EventSender {
     /// Has a write to a device's registers served, and waits for it. A machine that ends meanwhile
     /// serves it no more.
     pub fn write(&self, addr: u64, data: &[u8]) {
-        let (served, done) = sync_channel(1);
         let data = data.to_vec();
-        let write = DeviceWrite { addr, data, served };
-        if self.0.send(Event::Write(write)).is_ok() {
+        self.have_done(Task::Write { addr, data });
+    }
+
+    /// Has interrupts sent as the I/O APIC says now, and waits for it, as [`write`](Self::write) does.
+    pub fn reroute(&self) {
+        self.have_done(Task::Reroute);
+    }
+
+    fn have_done(&self, task: Task) {
+        let (served, done) = sync_channel(1);
+        if self.0.send(Event::Task(task, served)).is_ok() {
             let _ = done.recv();
         }
     }
 }
 
 impl Events {
-    /// Serves writes until something ends the machine. Who waits for an answer then gets none.
+    /// Does what vCPUs ask for until something ends the machine. Who waits for an answer then gets none.
     pub fn serve(self, bus: &Bus) -> VcpuEnd {
         while let Ok(event) = self.0.recv() {
             match event {
                 Event::Ended(end) => return end,
-                Event::Write(write) => {
-                    bus.write_memory(write.addr, &write.data);
-                    let _ = write.served.send(());
+                Event::Task(task, served) => {
+                    let reroute = match task {
+                        Task::Write { addr, data } => bus.write_memory(addr, &data),
+                        Task::Reroute => true,
+                    };
+                    if reroute {
+                        bus.reroute();
+                    }
+                    let _ = served.send(());
                 }
             }
         }
@@ -100,6 +117,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ioapic::IoApic;
     use devices::serial::Console;
 
     #[test]
@@ -114,7 +132,8 @@ mod tests {
                 sender.write(0, &[0; 4]);
             })
         };
-        let bus = Bus::new(Vec::new(), Console::new(None));
+        let (console, ioapic) = (Console::new(None), IoApic::new(1));
+        let bus = Bus::new(Vec::new(), console, ioapic, Box::new(|_| {}));
         assert!(matches!(events.serve(&bus), VcpuEnd::TripleFault));
         vcpu.join().unwrap();
         sender.end(VcpuEnd::Stopped);

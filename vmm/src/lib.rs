@@ -18,6 +18,8 @@
 //! - [`boot`]: kernel, initramfs, boot parameters, CPU tables, registers.
 //! - [`vcpu`]: one virtual CPU: its thread, its exits, its state as plain data.
 //! - [`bus`]: which device an exit is for.
+//! - [`interrupts`]: interrupt lines, and how KVM is told of them.
+//! - [`ioapic`]: which interrupt a line is.
 //! - [`events`]: what the thread that runs the machine is told by the others.
 //! - [`machine`]: life of a machine from start to [`Stop`].
 //!
@@ -30,6 +32,8 @@ pub mod boot;
 pub mod builder;
 pub mod bus;
 pub mod events;
+pub mod interrupts;
+pub mod ioapic;
 pub mod machine;
 pub mod memory;
 pub mod probe;

@@ -21,11 +21,10 @@ use crate::boot::layout;
 use crate::builder::{ConfigError, VmBuilder};
 use crate::bus::{Bus, Request};
 use crate::events::{EventSender, Events, ThreadHook, device_threads, events};
+use crate::interrupts::{LINES, lines, pins, set_routes, split_irqchip};
+use crate::ioapic::IoApic;
 use crate::memory::{DEVICES_START, GuestMemory, MemoryError};
 use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread, prepare_kicks};
-
-/// Interrupt lines for virtio devices: those of the ISA bus that nothing else is known to use.
-const LINES: [u32; 10] = [5, 6, 7, 9, 10, 11, 12, 14, 15, 3];
 
 /// The only version of KVM's interface since Linux 2.6.22.
 const KVM_API_VERSION: i32 = 12;
@@ -117,7 +116,7 @@ pub struct Stop {
 /// A machine that is ready to run.
 pub struct Vm {
     /// Dropped after the vCPUs and before memory: KVM must not see unmapped memory.
-    vm: VmFd,
+    vm: Arc<VmFd>,
     vcpus: Vec<VcpuFd>,
     bus: Arc<Bus>,
     tail: ConsoleTail,
@@ -158,16 +157,23 @@ impl Vm {
         if version != KVM_API_VERSION {
             return Err(BuildError::NotKvm(version));
         }
-        let vm = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
         let memory = GuestMemory::new(parts.memory)?;
+        let guest = memory.share();
+        // Until Linux 6.12 KVM_CREATE_VM moves a thread between cgroups, and waits milliseconds for it.
+        let (vm, loaded) =
+            boot::load_kernel_while(&guest, &parts.kernel, parts.initrd.as_ref(), || {
+                kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))
+            })?;
         add_memory(&vm, &memory)?;
         // KVM wants these before the first vCPU.
         vm.set_identity_map_address(layout::IDENTITY_MAP)
             .map_err(kvm_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(layout::TSS as usize)
             .map_err(kvm_error("KVM_SET_TSS_ADDR"))?;
-        vm.create_irq_chip()
-            .map_err(kvm_error("KVM_CREATE_IRQCHIP"))?;
+        let devices = parts.devices.len();
+        let lines = lines(devices).ok_or(BuildError::TooManyDevices(devices))?;
+        let pins = pins(lines);
+        split_irqchip(&vm, pins).map_err(kvm_error("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
 
         let cmdline = full_cmdline(&parts)?;
         let devices = std::mem::take(&mut parts.devices);
@@ -180,15 +186,15 @@ impl Vm {
         let console = Console::new(parts.console.take());
         let tail = console.tail();
 
-        let guest = memory.share();
-        let loaded = boot::load_kernel(&guest, &parts.kernel, parts.initrd.as_ref())?;
         boot::write_params(&guest, parts.memory, &loaded, &cmdline)?;
-        boot::write_mptable(&guest, parts.vcpus).map_err(BuildError::MpTable)?;
+        boot::write_mptable(&guest, parts.vcpus, lines).map_err(BuildError::MpTable)?;
         let vcpus = make_vcpus(&kvm, &vm, &parts)?;
         if let Some(first) = vcpus.first() {
             boot::set_boot_registers(first, &guest, loaded.entry)?;
         }
-        let bus = Arc::new(Bus::new(transports, console));
+        let vm = Arc::new(vm);
+        let set_routes = set_routes(Arc::clone(&vm));
+        let bus = Arc::new(Bus::new(transports, console, IoApic::new(pins), set_routes));
         Ok(Self {
             vm,
             vcpus,
@@ -287,14 +293,11 @@ fn make_transports(
     registers: Option<&Registers>,
     threads: &Threads,
 ) -> Result<Vec<MmioTransport>, BuildError> {
-    if devices.len() > LINES.len() {
-        return Err(BuildError::TooManyDevices(devices.len()));
-    }
     let mut transports = Vec::with_capacity(devices.len());
     for (slot, (device, line)) in devices.into_iter().zip(LINES).enumerate() {
         let irq =
             EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BuildError::EventFd)?;
-        vm.register_irqfd(&irq, line)
+        vm.register_irqfd(&irq, line.into())
             .map_err(kvm_error("KVM_IRQFD"))?;
         let mut transport = MmioTransport::new(device, memory.share(), irq)?;
         transport.start_workers_by(threads.clone());

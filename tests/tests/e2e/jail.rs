@@ -199,6 +199,7 @@ fn every_thread_of_a_vmm_has_the_promised_rights_and_its_filters() {
         ("virtio-fs-1", "3"),
         ("virtio-fs-2", "3"),
         ("virtio-rng", "3"),
+        ("virtio-balloon", "3"),
     ];
     let expected = expected.map(|(name, filters)| (name.to_owned(), filters.to_owned()));
     assert_eq!(threads, BTreeMap::from(expected));

@@ -22,6 +22,7 @@ mod jail;
 mod left_behind;
 mod life;
 mod manifests;
+mod memory;
 mod network;
 mod no_kvm;
 mod pods;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::panic::resume_unwind;
 
 use linux_loader::bootparam::setup_header;
 use linux_loader::loader::{self, KernelLoader, bzimage::BzImage, elf::Elf};
@@ -20,10 +21,14 @@ const BZIMAGE_ENTRY_64: u64 = 0x200;
 /// `XLF_KERNEL_64`: the image has that entry point.
 const XLF_KERNEL_64: u16 = 1;
 const PAGE: u64 = 4096;
+const LOADER_STACK: usize = 128 * 1024;
 
 /// Why a kernel or an initramfs could not be loaded.
 #[derive(Debug, Error)]
 pub enum KernelError {
+    /// There is no thread for it.
+    #[error("no thread to load the kernel with")]
+    Thread(#[source] std::io::Error),
     /// Reading the file failed.
     #[error("the kernel cannot be read")]
     Read(#[source] std::io::Error),
@@ -96,6 +101,28 @@ pub struct Loaded {
     pub initrd: Option<(u32, u32)>,
     /// A bzImage's own header.
     pub setup_header: Option<setup_header>,
+}
+
+/// Loads as [`load`] does on a thread of its own, and does `work` meanwhile.
+///
+/// # Errors
+/// Those of `work`, and [`KernelError`].
+pub fn load_while<T, E: From<KernelError>>(
+    memory: &GuestMemoryMmap,
+    kernel: &File,
+    initrd: Option<&File>,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<(T, Loaded), E> {
+    std::thread::scope(|scope| {
+        let loading = std::thread::Builder::new()
+            .name("loader".into())
+            .stack_size(LOADER_STACK)
+            .spawn_scoped(scope, move || load(memory, kernel, initrd))
+            .map_err(KernelError::Thread)?;
+        let done = work();
+        let loaded = loading.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((done?, loaded?))
+    })
 }
 
 /// Loads `kernel`, and `initrd` right behind it, so that both share huge pages.

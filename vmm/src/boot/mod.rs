@@ -14,7 +14,7 @@ mod registers;
 
 pub use cpuid::{CpuidError, for_vcpu as cpuid_for_vcpu};
 pub use elf::ElfError;
-pub use kernel::{KernelError, Loaded, load as load_kernel};
+pub use kernel::{KernelError, Loaded, load as load_kernel, load_while as load_kernel_while};
 pub use mptable::write as write_mptable;
 pub use params::{ParamsError, write as write_params};
 pub use registers::{RegistersError, set_boot_msrs, set_boot_registers};

@@ -19,9 +19,6 @@ const ENTRY_IO_INTERRUPT: u8 = 3;
 const ENTRY_LOCAL_INTERRUPT: u8 = 4;
 const INT_VECTORED: u8 = 0;
 const INT_NMI: u8 = 1;
-const INT_EXTERNAL: u8 = 3;
-/// Lines of the ISA bus, each on the I/O APIC pin of its number.
-const ISA_LINES: u8 = 16;
 const ALL_LAPICS: u8 = 0xff;
 
 #[derive(IntoBytes, Immutable)]
@@ -93,11 +90,15 @@ struct Interrupt {
     pin: u8,
 }
 
-/// Writes the table for `vcpus` CPUs.
+/// Writes the table for `vcpus` CPUs and `lines` of an ISA bus, each on the I/O APIC pin of its number.
 ///
 /// # Errors
 /// When guest memory ends below 1 MiB.
-pub fn write(memory: &GuestMemoryMmap, vcpus: VcpuCount) -> Result<(), GuestMemoryError> {
+pub fn write(
+    memory: &GuestMemoryMmap,
+    vcpus: VcpuCount,
+    lines: &[u8],
+) -> Result<(), GuestMemoryError> {
     let ioapic = vcpus.get();
     let mut entries: Vec<Vec<u8>> = Vec::new();
     for apic in 0..vcpus.get() {
@@ -141,7 +142,7 @@ pub fn write(memory: &GuestMemoryMmap, vcpus: VcpuCount) -> Result<(), GuestMemo
         .as_bytes()
         .to_vec()
     };
-    for line in 0..ISA_LINES {
+    for &line in lines {
         entries.push(interrupt(
             ENTRY_IO_INTERRUPT,
             INT_VECTORED,
@@ -150,7 +151,6 @@ pub fn write(memory: &GuestMemoryMmap, vcpus: VcpuCount) -> Result<(), GuestMemo
             line,
         ));
     }
-    entries.push(interrupt(ENTRY_LOCAL_INTERRUPT, INT_EXTERNAL, 0, 0, 0));
     entries.push(interrupt(ENTRY_LOCAL_INTERRUPT, INT_NMI, 0, ALL_LAPICS, 1));
 
     let body = entries.concat();

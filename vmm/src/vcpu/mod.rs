@@ -119,7 +119,11 @@ fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, events: &EventSender) ->
             Ok(VcpuExit::MmioWrite(addr, data)) if bus.moves_device(addr, data) => {
                 events.write(addr, data);
             }
-            Ok(VcpuExit::MmioWrite(addr, data)) => bus.write_memory(addr, data),
+            Ok(VcpuExit::MmioWrite(addr, data)) => {
+                if bus.write_memory(addr, data) {
+                    events.reroute();
+                }
+            }
             Ok(VcpuExit::IoIn(port, data)) => bus.read_port(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {
                 if let Some(request) = bus.write_port(port, data) {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use devices::DeviceKind;
+use devices::balloon::Balloon;
 use devices::fs::{ExportHandle, Fs, FsConfig, FsSettings};
 use devices::net::{Net, NetConfig, Tap};
 use devices::rng::Rng;
@@ -16,6 +17,7 @@ use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
 use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Jail, Placement};
 use podvmm_sandbox::rundir;
+use vmm::boot::KernelError;
 use vmm::{BuildError, MemorySize, ThreadHook, ThreadKind, VcpuCount, Vm, VmBuilder};
 
 use crate::requests::export;
@@ -54,6 +56,7 @@ impl From<String> for Refusal {
 impl From<BuildError> for Refusal {
     fn from(error: BuildError) -> Self {
         let file = match &error {
+            BuildError::Kernel(KernelError::Thread(_)) => None,
             BuildError::Kernel(error) if error.is_initrd() => Some(GuestFile::Initrd),
             BuildError::Kernel(_) => Some(GuestFile::Kernel),
             _ => None,
@@ -132,6 +135,7 @@ pub fn build(
         .device(Box::new(vsock(listener, sockets)?))
         .device(Box::new(fs))
         .device(Box::new(Rng))
+        .device(Box::new(Balloon))
         .on_thread_start(narrow(filters.clone()));
     for net in nets {
         builder = builder.device(Box::new(net));

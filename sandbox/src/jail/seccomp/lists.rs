@@ -133,7 +133,7 @@ const MACHINE: &[u32] = &[
     into(0x46, 32),  // KVM_SET_USER_MEMORY_REGION
     kvm(0x47),       // KVM_SET_TSS_ADDR
     into(0x48, 8),   // KVM_SET_IDENTITY_MAP_ADDR
-    kvm(0x60),       // KVM_CREATE_IRQCHIP
+    into(0x6a, 8),   // KVM_SET_GSI_ROUTING
     into(0x76, 32),  // KVM_IRQFD
     into(0x79, 64),  // KVM_IOEVENTFD
     into(0x82, 144), // KVM_SET_REGS
@@ -142,6 +142,7 @@ const MACHINE: &[u32] = &[
     into(0x89, 8),   // KVM_SET_MSRS
     into(0x8d, 416), // KVM_SET_FPU
     into(0x90, 8),   // KVM_SET_CPUID2
+    into(0xa3, 104), // KVM_ENABLE_CAP
 ];
 
 /// The thread that hears from the sandbox.
