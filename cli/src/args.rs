@@ -162,6 +162,19 @@ Examples:
 Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it;
 125 when podvmm failed; 126 when the command cannot be executed; 127 when it is not found.";
 
+/// Headings of the options of `run`. A flattened group's heading goes on to what follows it, so every
+/// option names its own.
+pub mod heading {
+    pub const GENERAL: &str = "Options";
+    pub const MANIFEST: &str = "Pod of a manifest";
+    pub const MACHINE: &str = "Virtual machine";
+    pub const FILES: &str = "Root and volumes";
+    pub const IMAGE: &str = "Image";
+    pub const COMMAND: &str = "Command";
+    pub const NETWORK: &str = "Network";
+    pub const ISOLATION: &str = "Isolation and limits";
+}
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
@@ -172,10 +185,11 @@ pub struct Run {
         long,
         value_name = "FILE",
         conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "volumes", "env",
-            "workdir", "user", "hostname", "interactive", "tty", "timeout", "restart", "command"]
+            "workdir", "user", "hostname", "interactive", "tty", "timeout", "restart", "command"],
+        help_heading = heading::MANIFEST
     )]
     pub file: Option<PathBuf>,
-    #[command(flatten, next_help_heading = "Options of -f")]
+    #[command(flatten, next_help_heading = heading::MANIFEST)]
     pub reading: Reading,
     /// Where the pod's emptyDir volumes are kept until it is removed [default: /var/lib/podvmm/pods as root,
     /// else below XDG_DATA_HOME or ~/.local/share]
@@ -183,124 +197,125 @@ pub struct Run {
         long,
         value_name = "DIR",
         requires = "file",
-        help_heading = "Options of -f"
+        help_heading = heading::MANIFEST
     )]
     pub data: Option<PathBuf>,
     /// Names the pod [default: pod- and a random suffix]
-    #[arg(long, help_heading = "Options")]
+    #[arg(long, help_heading = heading::GENERAL)]
     pub name: Option<String>,
     /// Leaves the pod to itself once its command runs, and prints its name
-    #[arg(short, long, conflicts_with = "timeout")]
+    #[arg(short, long, conflicts_with = "timeout", help_heading = heading::GENERAL)]
     pub detach: bool,
     /// With -d: removes the pod when it has ended
-    #[arg(long, requires = "detach")]
+    #[arg(long, requires = "detach", help_heading = heading::GENERAL)]
     pub rm: bool,
     /// With -d: starts the command again when it has ended: no, on-failure or always
-    #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart, requires = "detach")]
+    #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart, requires = "detach", help_heading = heading::GENERAL)]
     pub restart: Restart,
     /// With -d: bytes of a log file, until the next one begins
-    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "detach")]
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "detach", help_heading = heading::GENERAL)]
     pub log_max_size: u64,
     /// With -d: log files that are kept
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "detach")]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "detach", help_heading = heading::GENERAL)]
     pub log_max_files: u32,
     /// How long the command is given to end when the pod is stopped
-    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = heading::GENERAL)]
     pub stop_timeout: u64,
     /// vCPUs of the virtual machine
-    #[arg(long, value_name = "N", default_value = "1", value_parser = vcpus)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = vcpus, help_heading = heading::MACHINE)]
     pub cpus: VcpuCount,
     /// Memory of the virtual machine: 256M, 2G, 512Mi, 2Gi or bytes
-    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = sandbox::config::parse_memory)]
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = sandbox::config::parse_memory, help_heading = heading::MACHINE)]
     pub mem: MemorySize,
     /// Directory that becomes the container's root; changes stay in the guest and vanish with it
     #[arg(
         long,
         value_name = "DIR",
         required_unless_present_any = ["image", "file"],
-        conflicts_with = "image"
+        conflicts_with = "image",
+        help_heading = heading::FILES
     )]
     pub rootfs: Option<PathBuf>,
     /// Lets the container change the root directory on the host
-    #[arg(long, conflicts_with = "image")]
+    #[arg(long, conflicts_with = "image", help_heading = heading::FILES)]
     pub rootfs_rw: bool,
     #[command(flatten)]
     pub image: RunArgs,
     /// Shares a host file or directory: SRC:DST, or SRC:DST:ro to refuse changes
-    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse)]
+    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse, help_heading = heading::FILES)]
     pub volumes: Vec<Volume>,
     /// The pod's network: none; cni or cni=NAME for what CNI plugins make, by the first configuration or
     /// the one of that name; netns:PATH for what a network namespace has been given, such as
     /// netns:/run/netns/NAME. All but none need root
-    #[arg(long, value_name = "none|cni[=NAME]|netns:PATH", default_value = "none", value_parser = Net::parse)]
+    #[arg(long, value_name = "none|cni[=NAME]|netns:PATH", default_value = "none", value_parser = Net::parse, help_heading = heading::NETWORK)]
     pub net: Net,
     /// With --net cni: the directory of configurations; where it has none, pods get addresses of
     /// 10.223.0.0/16 that the host translates
-    #[arg(long, value_name = "DIR", default_value = cni::CONF_DIR)]
+    #[arg(long, value_name = "DIR", default_value = cni::CONF_DIR, help_heading = heading::NETWORK)]
     pub cni_conf_dir: PathBuf,
     /// With --net cni: a directory of plugins; can be given several times [default: /usr/lib/cni and
     /// /opt/cni/bin]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = heading::NETWORK)]
     pub cni_bin_dir: Vec<PathBuf>,
     /// Lets a port of this host lead to one of the pod, as long as the pod runs: HOST:CONTAINER,
     /// IP:HOST:CONTAINER, or CONTAINER alone for a free one (see ps). TCP, at all of this host's addresses
     /// unless one is named; the pod needs no network for it
-    #[arg(short, long, value_name = "[[IP:][HOST]:]CONTAINER", value_parser = ports::publish)]
+    #[arg(short, long, value_name = "[[IP:][HOST]:]CONTAINER", value_parser = ports::publish, help_heading = heading::NETWORK)]
     pub publish: Vec<PortPlan>,
     /// Lets the pod reach the metadata service of a cloud (169.254.169.254), which gives credentials of
     /// this machine to whoever asks from it
-    #[arg(long)]
+    #[arg(long, help_heading = heading::NETWORK)]
     pub allow_metadata: bool,
     /// Limits what each network interface sends, and what it receives, in a second: 10M bytes, or
     /// 10M,5000 for as many packets as well, or ,5000
-    #[arg(long, value_name = "BYTES[,PACKETS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    #[arg(long, value_name = "BYTES[,PACKETS]", default_value = "", hide_default_value = true, value_parser = rate_limit, help_heading = heading::ISOLATION)]
     pub net_rate: RateLimit,
     /// Limits what the pod reads and writes of root and volumes in a second: 50M bytes, or 50M,2000 for
     /// as many requests as well, or ,2000
-    #[arg(long, value_name = "BYTES[,REQUESTS]", default_value = "", hide_default_value = true, value_parser = rate_limit)]
+    #[arg(long, value_name = "BYTES[,REQUESTS]", default_value = "", hide_default_value = true, value_parser = rate_limit, help_heading = heading::ISOLATION)]
     pub disk_rate: RateLimit,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
-    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable, help_heading = heading::COMMAND)]
     pub env: Vec<Variable>,
     /// Working directory in the container [default: the image's, else /]
-    #[arg(short, long, value_name = "DIR", value_parser = absolute)]
+    #[arg(short, long, value_name = "DIR", value_parser = absolute, help_heading = heading::COMMAND)]
     pub workdir: Option<String>,
     /// Runs the command as this user and group, by number or by a name in the root's /etc/passwd and
     /// /etc/group [default: the image's, else root]
-    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user_or_name)]
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user_or_name, help_heading = heading::COMMAND)]
     pub user: Option<String>,
     /// Host name of the guest [default: the pod's name]
-    #[arg(long, value_name = "NAME", value_parser = hostname)]
+    #[arg(long, value_name = "NAME", value_parser = hostname, help_heading = heading::COMMAND)]
     pub hostname: Option<String>,
     /// Passes standard input on
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = heading::GENERAL)]
     pub interactive: bool,
     /// Gives the command a terminal
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = heading::GENERAL)]
     pub tty: bool,
     /// Guest kernel: ELF vmlinux or bzImage [default: found in PODVMM_GUEST_DIR, beside podvmm, or
     /// in /usr/lib/podvmm]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = heading::MACHINE)]
     pub kernel: Option<PathBuf>,
     /// Guest initramfs with the agent [default: found like the kernel]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = heading::MACHINE)]
     pub initrd: Option<PathBuf>,
     /// Writes the guest kernel's console to a file, for debugging; slows the guest's start
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = heading::MACHINE)]
     pub console: Option<PathBuf>,
     /// Ends the pod after this time: 500ms, 30s, 5m, 1h
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = heading::GENERAL)]
     pub timeout: Option<Duration>,
     /// How much of a jail the VMM process must have: auto (what the host allows), full or off
-    #[arg(long, value_name = "MODE", default_value = "auto")]
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = heading::ISOLATION)]
     pub jail: JailMode,
     /// What a system call does that the VMM process has no reason to make: enforce (it ends the pod), log or off
-    #[arg(long, value_name = "MODE", default_value = "enforce")]
+    #[arg(long, value_name = "MODE", default_value = "enforce", help_heading = heading::ISOLATION)]
     pub seccomp: SeccompMode,
     /// Starts the VMM process in this cgroup (v2), a directory below /sys/fs/cgroup
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = heading::ISOLATION)]
     pub cgroup: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = heading::GENERAL)]
     pub root: Root,
     /// Command and arguments to run [default: the image's]
     #[arg(

@@ -122,3 +122,35 @@ fn rates_are_bytes_and_requests() {
     );
     assert_eq!(rates(&["--disk-rate", ",7"]), [[0, 0], [0, 7]]);
 }
+
+#[test]
+fn every_option_of_run_is_under_its_own_heading() {
+    let mut command = <Args as clap::CommandFactory>::command();
+    let run = command.find_subcommand_mut("run").unwrap();
+    let heading = |name: &str| {
+        let mut options = run.get_arguments();
+        let option = options.find(|option| option.get_long() == Some(name));
+        option.unwrap().get_help_heading()
+    };
+    for (option, expected) in [
+        ("name", heading::GENERAL),
+        ("root", heading::GENERAL),
+        ("file", heading::MANIFEST),
+        ("sizing", heading::MANIFEST),
+        ("data", heading::MANIFEST),
+        ("cpus", heading::MACHINE),
+        ("volume", heading::FILES),
+        ("image", heading::IMAGE),
+        ("store", heading::IMAGE),
+        ("env", heading::COMMAND),
+        ("publish", heading::NETWORK),
+        ("jail", heading::ISOLATION),
+    ] {
+        assert_eq!(heading(option), Some(expected), "--{option}");
+    }
+    let unsorted: Vec<_> = run
+        .get_arguments()
+        .filter(|option| option.get_long().is_some() && option.get_help_heading().is_none())
+        .collect();
+    assert!(unsorted.is_empty(), "{unsorted:?}");
+}

@@ -6,6 +6,8 @@ use clap::Subcommand;
 use image::{Platform, Pull, Reference, Source};
 use sandbox::config::parse_bytes;
 
+use crate::args::heading;
+
 const EXAMPLES: &str = "\
 Examples:
   podvmm image pull debian:12                     from docker.io
@@ -148,17 +150,17 @@ pub struct Prune {
 pub struct RunArgs {
     /// Image that becomes the container's root: a name such as debian:12, or the path of an OCI layout
     /// or archive, beginning with / or ./
-    #[arg(id = "image", long = "image", value_name = "REF")]
+    #[arg(id = "image", long = "image", value_name = "REF", help_heading = heading::IMAGE)]
     pub source: Option<Source>,
     /// Program to run in place of the image's; its arguments are those after `--`
-    #[arg(long, value_name = "PROGRAM", conflicts_with = "rootfs")]
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "rootfs", help_heading = heading::COMMAND)]
     pub entrypoint: Option<String>,
     /// Whether the registry is asked: always, missing (if the image is not here) or never
-    #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = pull)]
+    #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = pull, help_heading = heading::IMAGE)]
     pub pull: Pull,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = heading::IMAGE)]
     pub fetch: FetchArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = heading::IMAGE)]
     pub store: StoreArgs,
 }
 
