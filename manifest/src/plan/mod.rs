@@ -60,9 +60,11 @@ pub struct Surroundings {
     pub uid: String,
     /// Name of this machine.
     pub node_name: String,
-    /// Addresses of the pod, the first before all.
-    pub pod_ips: Vec<IpAddr>,
-    /// Addresses of this machine.
+    /// The pod's first address, or what is put in its place once that is known.
+    pub pod_ip: String,
+    /// All of its addresses with commas between, likewise.
+    pub pod_ips: String,
+    /// Addresses of this machine, the first before all.
     pub host_ips: Vec<IpAddr>,
     /// vCPUs of the VM: what a limit is that is not there.
     pub vcpus: u64,

@@ -24,8 +24,9 @@ fn surroundings() -> Surroundings {
     Surroundings {
         uid: "5d4c".into(),
         node_name: "here".into(),
-        pod_ips: vec!["10.88.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
-        host_ips: vec!["192.0.2.1".parse().unwrap()],
+        pod_ip: "10.88.0.5".into(),
+        pod_ips: "10.88.0.5,fd00::5".into(),
+        host_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         vcpus: 2,
         memory: 2 << 30,
         resolv_conf: "nameserver 10.0.0.1\n".into(),
@@ -133,6 +134,32 @@ fn variables_in_their_order() {
             "C=b$(B)"
         ]
     );
+}
+
+#[test]
+fn addresses_are_told() {
+    let field = |name: &str, path: &str| {
+        format!("{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: status.{path}}}}}}}")
+    };
+    let plan = plan_of(&with(&format!(
+        "args: [$(IP)], env: [{}, {}, {}, {}, {{name: ALL, value: $(IPS)+$(HOST)}}]",
+        field("IP", "podIP"),
+        field("IPS", "podIPs"),
+        field("HOST", "hostIP"),
+        field("HOSTS", "hostIPs"),
+    )));
+    let container = &plan.containers[0];
+    assert_eq!(container.args, ["/entry", "$(POD)", "10.88.0.5"]);
+    for variable in [
+        "IP=10.88.0.5",
+        "IPS=10.88.0.5,fd00::5",
+        "HOST=192.0.2.1",
+        "HOSTS=192.0.2.1,2001:db8::1",
+        "ALL=10.88.0.5,fd00::5+192.0.2.1",
+    ] {
+        let env = &container.env;
+        assert!(env.iter().any(|own| own == variable), "{variable}: {env:?}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
 //! - [`volumes`]: volumes and files that are the pod's own.
+//! - [`AddressTokens`]: what stands for the pod's addresses in its plan.
 //! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`, `ports`, `network`: the monitor's parts.
 //!
 //! # When something dies
@@ -30,6 +31,7 @@
 //! host: the record has another host's boot id. [`PodStore::remove`] removes all of them, and first
 //! whatever may still be there.
 
+mod addresses;
 mod attach;
 pub mod client;
 pub mod detach;
@@ -55,6 +57,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use addresses::AddressTokens;
 pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
@@ -241,6 +244,7 @@ impl Monitor {
             other => Arc::new(other?),
         };
         volumes::make(&self.shared.plan, &pod)?;
+        self.shared.fill_in(&addresses::known(&pod.addresses()))?;
         self.shared.change(|state| {
             state.record.phase = Phase::Running;
             state.record.started = Some(crate::timestamp::Timestamp::now());

@@ -46,7 +46,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<(), MonitorError> {
         pod,
     };
     let (inits, others): (Vec<_>, Vec<_>) =
-        shared.plan.containers.iter().cloned().partition(|c| c.init);
+        shared.containers().iter().cloned().partition(|c| c.init);
     let mut inits = inits.into_iter();
     let Some(first) = inits.next() else {
         // All of them first: whoever fails takes all back.
@@ -198,7 +198,7 @@ impl Supervisor {
                 }
                 again
             });
-            if began.is_some() && (again || self.shared.plan.containers.len() > 1) {
+            if began.is_some() && (again || self.shared.containers().len() > 1) {
                 // Its name is wanted again, or at least the memory that it took.
                 let _ = self.pod.container(&plan.name).process("").remove();
             }
@@ -300,7 +300,7 @@ pub(super) fn stop(shared: &Arc<Shared>, grace: Option<Duration>) {
         shared.destroy();
     }
     let grace = grace.unwrap_or(shared.plan.grace);
-    for plan in &shared.plan.containers {
+    for plan in shared.containers() {
         ending::end_later(shared, plan, grace);
     }
     let longest = grace.saturating_add(ending::LEAST_GRACE + KILL_PATIENCE);

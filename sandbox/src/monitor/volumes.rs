@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{ContainerPlan, PodPlan};
-use super::{MonitorError, one_line};
+use super::{MonitorError, addresses, one_line};
 use crate::config::{PodConfig, Share};
 use crate::container::ContainerError;
 use crate::datadir::DataDir;
@@ -116,7 +116,11 @@ pub(super) fn make(plan: &PodPlan, pod: &Pod) -> Result<(), MonitorError> {
     }
     if let Some(etc) = &plan.etc {
         pod.make_volume(&files(vec![
-            file("hosts", 0o644, etc.hosts_of(&pod.addresses())),
+            file(
+                "hosts",
+                0o644,
+                etc.hosts_of(&addresses::known(&pod.addresses())),
+            ),
             file("hostname", 0o644, format!("{}\n", etc.hostname)),
             file("resolv.conf", 0o644, etc.resolv_conf.clone()),
         ]))?;
@@ -125,23 +129,10 @@ pub(super) fn make(plan: &PodPlan, pod: &Pod) -> Result<(), MonitorError> {
 }
 
 impl EtcPlan {
-    /// A pod without a network is known to itself all the same.
     fn hosts_of(&self, addresses: &[IpAddr]) -> String {
-        let localhost = [IpAddr::from([127, 0, 0, 1])];
-        let addresses = if addresses.is_empty() {
-            &localhost
-        } else {
-            addresses
-        };
-        let own = addresses.iter().filter(|ip| !is_of_a_link(ip));
-        let own = own.map(|ip| format!("{ip}\t{}\n", self.names));
+        let own = addresses.iter().map(|ip| format!("{ip}\t{}\n", self.names));
         format!("{}{}", self.hosts, own.collect::<String>())
     }
-}
-
-/// Whether an address means nothing without the name of an interface.
-fn is_of_a_link(ip: &IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn files(files: Vec<GuestFile>) -> GuestVolume {
@@ -217,11 +208,7 @@ mod tests {
             names: "web.sub\tweb".into(),
             ..EtcPlan::default()
         };
-        assert_eq!(
-            etc.hosts_of(&[]),
-            "127.0.0.1\tlocalhost\n127.0.0.1\tweb.sub\tweb\n"
-        );
-        let addresses = ["10.88.0.5", "fe80::1", "fd00::5"].map(|ip| ip.parse().unwrap());
+        let addresses = ["10.88.0.5", "fd00::5"].map(|ip| ip.parse().unwrap());
         assert_eq!(
             etc.hosts_of(&addresses),
             "127.0.0.1\tlocalhost\n10.88.0.5\tweb.sub\tweb\nfd00::5\tweb.sub\tweb\n"
