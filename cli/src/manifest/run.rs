@@ -79,7 +79,6 @@ pub fn plan(
         pod_ip: addresses.first.clone(),
         pod_ips: addresses.all.clone(),
         host_ips: host::addresses(),
-        resolv_conf: volumes::resolv_conf(),
     };
     let plan = plan::plan(&manifest, config_of, &surroundings).with_context(|| name.to_string())?;
 

@@ -11,9 +11,11 @@
 use std::path::{Path, PathBuf};
 
 use manifest::plan::{self, Content, MountSource, PlannedFile, VolumePlan};
+use manifest::pod::Dns;
 use sandbox::monitor::{
     DirectoryPlan, EtcPlan, PodPlan, SharePlan, TerminationPlan, etc_path, termination_path,
 };
+use sandbox::net::resolvers::{DnsPlan, Resolvers};
 use sandbox::oci::path_in_share;
 use sandbox::volume::{GuestFile, GuestVolume, path_in_guest};
 use serde_json::Value;
@@ -27,17 +29,9 @@ const SET_GROUP: u32 = 0o2000;
 /// What the group of a volume may do with its files.
 const GROUP_READS: u32 = 0o440;
 
-/// The host's resolvers, for the pod's.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 /// Where emptyDirs are kept unless told otherwise: beside the images.
 pub fn default_data() -> PathBuf {
     image::Store::default_dir().with_file_name("pods")
-}
-
-/// What the host's file says; a host without one has no resolvers.
-pub fn resolv_conf() -> String {
-    std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()
 }
 
 /// Plans all volumes, and the files that a node makes.
@@ -70,9 +64,24 @@ pub fn add(pod: &mut PodPlan, plan: &plan::Plan, data: &Path) -> anyhow::Result<
         hosts: plan.hosts.clone(),
         names: plan.names.clone(),
         hostname: plan.hostname.clone(),
-        resolv_conf: plan.resolv_conf.clone(),
+        dns: dns(&plan.dns),
     });
     Ok(())
+}
+
+fn dns(dns: &Dns) -> DnsPlan {
+    let option = |(name, value): &(String, Option<String>)| match value {
+        Some(value) => format!("{name}:{value}"),
+        None => name.clone(),
+    };
+    DnsPlan {
+        of_surroundings: dns.of_host,
+        own: Resolvers {
+            servers: dns.nameservers.clone(),
+            searches: dns.searches.clone(),
+            options: dns.options.iter().map(option).collect(),
+        },
+    }
 }
 
 /// A container's mounts, as its OCI configuration has them.

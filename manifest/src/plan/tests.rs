@@ -29,7 +29,6 @@ fn surroundings() -> Surroundings {
         host_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         vcpus: 2,
         memory: 2 << 30,
-        resolv_conf: "nameserver 10.0.0.1\n".into(),
     }
 }
 
@@ -85,8 +84,8 @@ fn the_users_own_examples() {
         );
         assert_eq!(container.resources, crate::pod::Resources::default());
         assert_eq!(plan.names, name);
-        assert_eq!(plan.hosts.lines().last(), Some("fe00::2\tip6-allrouters"));
-        assert_eq!(plan.resolv_conf, "nameserver 10.0.0.1\n");
+        assert_eq!(plan.hosts, "");
+        assert!(plan.dns.of_host);
     }
 }
 
@@ -207,10 +206,16 @@ fn the_full_manifest() {
     assert!(plan.init_containers[0].seccomp);
     assert_eq!(plan.hostname, "web");
     assert_eq!(plan.names, "web.site.shop.svc.cluster.local\tweb");
-    assert!(plan.hosts.ends_with("10.0.0.9\tdb\tdb.internal\n"));
+    assert_eq!(plan.hosts, "10.0.0.9\tdb\tdb.internal\n");
+    let servers = ["10.0.0.53", "fd00::53"].map(|ip| ip.parse().unwrap());
     assert_eq!(
-        plan.resolv_conf,
-        "search internal example.com.\nnameserver 10.0.0.53\nnameserver fd00::53\noptions ndots:2 edns0\n"
+        plan.dns,
+        Dns {
+            of_host: false,
+            nameservers: servers.to_vec(),
+            searches: vec!["internal".into(), "example.com.".into()],
+            options: vec![("ndots".into(), Some("2".into())), ("edns0".into(), None)],
+        }
     );
     let paths: Vec<_> = web.mounts.iter().map(|mount| mount.path.as_str()).collect();
     assert_eq!(

@@ -109,7 +109,7 @@ pub struct HostAlias {
 /// Where resolv.conf comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
-    /// Whether the host's is the base; otherwise nothing is.
+    /// Whether the network's or the host's is the base; otherwise nothing is.
     pub of_host: bool,
     /// Name servers, after the base's.
     pub nameservers: Vec<IpAddr>,

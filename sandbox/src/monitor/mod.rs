@@ -21,6 +21,7 @@
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
+//! - [`etc`]: `/etc/hosts` and its like.
 //! - [`volumes`]: volumes and files that are the pod's own.
 //! - [`AddressTokens`]: what stands for the pod's addresses in its plan.
 //! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`, `ports`, `network`: the monitor's parts.
@@ -35,6 +36,7 @@ mod addresses;
 mod attach;
 pub mod client;
 pub mod detach;
+pub mod etc;
 mod exec;
 mod files;
 pub mod health;
@@ -59,13 +61,14 @@ use thiserror::Error;
 
 pub use addresses::AddressTokens;
 pub use client::{Attached, ClientError, ExecSession, PodClient};
+pub use etc::{ETC_FILES, EtcPlan};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
 pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
 pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
-pub use volumes::{DirectoryPlan, EtcPlan, TerminationPlan, etc_path, termination_path};
+pub use volumes::{DirectoryPlan, TerminationPlan, etc_path, termination_path};
 
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
 use crate::datadir::{DataDir, DataDirError};
@@ -229,9 +232,9 @@ impl Monitor {
         config.log = self.log;
         let data = volumes::share_directories(&self.shared.plan, &self.shared.dir, &mut config)?;
         *self.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
-        if let Some(network) = network::attach(&self.shared)? {
-            config.network = Some(network);
-        }
+        let attached = network::attach(&self.shared)?;
+        let (network, resolvers) = attached.unzip();
+        config.network = network.or(config.network);
         config.cancel = Some(self.shared.cancellation().map_err(PodError::Connect)?);
         let shared = Arc::clone(&self.shared);
         config.events = Some(EventSink::new(move |event| {
@@ -243,7 +246,7 @@ impl Monitor {
             Err(PodError::Cancelled) => return Err(MonitorError::Destroyed),
             other => Arc::new(other?),
         };
-        volumes::make(&self.shared.plan, &pod)?;
+        volumes::make(&self.shared.plan, &pod, resolvers.flatten())?;
         self.shared.fill_in(&addresses::known(&pod.addresses()))?;
         self.shared.change(|state| {
             state.record.phase = Phase::Running;

@@ -13,8 +13,9 @@ use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
 use super::addresses::AddressTokens;
+use super::etc::EtcPlan;
 use super::health::Health;
-use super::volumes::{DirectoryPlan, EtcPlan, TerminationPlan};
+use super::volumes::{DirectoryPlan, TerminationPlan};
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};

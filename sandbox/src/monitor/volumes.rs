@@ -7,7 +7,6 @@
 //!   last words ────────┘ ◀── read when a container has ended
 //! ```
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +17,7 @@ use crate::config::{PodConfig, Share};
 use crate::container::ContainerError;
 use crate::datadir::DataDir;
 use crate::logs::{self, LogReader};
+use crate::net::resolvers::Resolvers;
 use crate::pod::Pod;
 use crate::rundir::RunDir;
 use crate::volume::{GuestFile, GuestVolume, path_in_guest};
@@ -43,20 +43,6 @@ pub struct DirectoryPlan {
     pub group: Option<u32>,
 }
 
-/// Files that a node makes for a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EtcPlan {
-    /// `/etc/hosts`, but for the pod's own lines.
-    pub hosts: String,
-    /// The pod's own names in there, separated by tabs.
-    pub names: String,
-    /// `/etc/hostname`.
-    pub hostname: String,
-    /// `/etc/resolv.conf`.
-    pub resolv_conf: String,
-}
-
 /// A container's last words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,7 +51,7 @@ pub struct TerminationPlan {
     pub or_log: bool,
 }
 
-/// One of [`EtcPlan`]'s files in the guest, by its name in `/etc`: `hosts`, `hostname` or `resolv.conf`.
+/// One of [`ETC_FILES`](super::ETC_FILES) in the guest.
 #[must_use]
 pub fn etc_path(name: &str) -> String {
     format!("{}/{name}", path_in_guest(FILES))
@@ -110,11 +96,16 @@ pub(super) fn share_directories(
 }
 
 /// Makes what is in the guest's memory.
-pub(super) fn make(plan: &PodPlan, pod: &Pod) -> Result<(), MonitorError> {
+pub(super) fn make(
+    plan: &PodPlan,
+    pod: &Pod,
+    of_network: Option<Resolvers>,
+) -> Result<(), MonitorError> {
     for volume in &plan.volumes {
         pod.make_volume(volume)?;
     }
     if let Some(etc) = &plan.etc {
+        let resolv_conf = etc.dns.resolv_conf(of_network, Resolvers::of_host);
         pod.make_volume(&files(vec![
             file(
                 "hosts",
@@ -122,17 +113,10 @@ pub(super) fn make(plan: &PodPlan, pod: &Pod) -> Result<(), MonitorError> {
                 etc.hosts_of(&addresses::known(&pod.addresses())),
             ),
             file("hostname", 0o644, format!("{}\n", etc.hostname)),
-            file("resolv.conf", 0o644, etc.resolv_conf.clone()),
+            file("resolv.conf", 0o644, resolv_conf),
         ]))?;
     }
     Ok(())
-}
-
-impl EtcPlan {
-    fn hosts_of(&self, addresses: &[IpAddr]) -> String {
-        let own = addresses.iter().map(|ip| format!("{ip}\t{}\n", self.names));
-        format!("{}{}", self.hosts, own.collect::<String>())
-    }
 }
 
 fn files(files: Vec<GuestFile>) -> GuestVolume {
@@ -200,20 +184,6 @@ fn end_of_log(path: &Path) -> std::io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::logs::{LogFile, LogLimits, Stream};
-
-    #[test]
-    fn a_pod_is_in_its_own_hosts() {
-        let etc = EtcPlan {
-            hosts: "127.0.0.1\tlocalhost\n".into(),
-            names: "web.sub\tweb".into(),
-            ..EtcPlan::default()
-        };
-        let addresses = ["10.88.0.5", "fd00::5"].map(|ip| ip.parse().unwrap());
-        assert_eq!(
-            etc.hosts_of(&addresses),
-            "127.0.0.1\tlocalhost\n10.88.0.5\tweb.sub\tweb\nfd00::5\tweb.sub\tweb\n"
-        );
-    }
 
     #[test]
     fn what_files_hold_is_not_written_down() {

@@ -30,6 +30,7 @@ impl Conf {
         let list = format!(
             r#"{{ "cniVersion": "1.0.0", "name": "{name}", "plugins": [{{
                 "type": "bridge", "bridge": "{name}", "isGateway": true, "mtu": 1400,
+                "dns": {{ "nameservers": ["198.51.100.53"], "search": ["pods.example"] }},
                 "ipam": {{ "type": "host-local", "dataDir": "{}", "ranges": [[{{
                     "subnet": "198.51.100.0/24", "rangeStart": "198.51.100.2",
                     "rangeEnd": "198.51.100.{last}" }}]] }} }}] }}"#,
@@ -141,6 +142,9 @@ fn without_a_configuration_pods_are_routed_and_translated() {
         wget -q -O - http://$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'):18099/";
     let said = podvmm_does(&["exec", "e2e-cni", "--", "sh", "-c", script]).status(0);
     assert!(said.text().ends_with("from the host\n"), "{}", said.text());
+    // Names are asked of whom the host asks, but not of the host itself.
+    let script = "! grep '^nameserver 127' /etc/resolv.conf && grep -c e2e-cni /etc/hosts";
+    podvmm_does(&["exec", "e2e-cni", "sh", "-c", script]).prints("1\n");
     assert!(rules().contains("MASQUERADE"), "{}", rules());
     assert_eq!(namespaces().len(), 1);
     drop(pod);
@@ -159,6 +163,12 @@ fn pods_of_a_configured_network_reach_each_other() {
     assert_ne!(address, other);
     let url = format!("http://{address}/");
     podvmm_does(&["exec", "e2e-two", "wget", "-q", "-O", "-", &url]).prints("e2e-one\n");
+    // The network's resolver, not the host's.
+    let resolvers = "search pods.example\nnameserver 198.51.100.53\n";
+    podvmm_does(&["exec", "e2e-two", "cat", "/etc/resolv.conf"]).prints(resolvers);
+    let script = "cat /etc/hostname; tail -n 1 /etc/hosts";
+    podvmm_does(&["exec", "e2e-two", "sh", "-c", script])
+        .prints(&format!("e2e-two\n{other}\te2e-two\n"));
     assert_eq!(conf.leases(), 2);
     // There is no room for a third, and what it had begun is taken back.
     let options = conf.options();
