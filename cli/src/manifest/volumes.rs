@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use manifest::plan::{self, Content, MountSource, PlannedFile, VolumePlan};
 use manifest::pod::Dns;
 use sandbox::monitor::{
-    DirectoryPlan, EtcPlan, PodPlan, SharePlan, TerminationPlan, etc_path, termination_path,
+    DirectoryPlan, EtcPlan, PodPlan, SharePlan, SizeLimit, TerminationPlan, etc_path,
+    termination_path,
 };
 use sandbox::net::resolvers::{DnsPlan, Resolvers};
 use sandbox::oci::path_in_share;
@@ -40,9 +41,14 @@ pub fn add(pod: &mut PodPlan, plan: &plan::Plan, data: &Path) -> anyhow::Result<
     for volume in &plan.volumes {
         let name = name_of(&volume.name);
         match &volume.content {
-            Content::Directory => pod.directories.push(DirectoryPlan {
+            Content::Directory { limit } => pod.directories.push(DirectoryPlan {
                 name,
+                volume: volume.name.clone(),
                 group: volume.group,
+                limit: limit.as_ref().map(|limit| SizeLimit {
+                    bytes: limit.bytes,
+                    text: limit.text.clone(),
+                }),
             }),
             Content::Memory { size } => {
                 pod.volumes.push(in_guest(volume, *size, EMPTY_DIR, &[]));
@@ -89,7 +95,10 @@ pub fn mounts(plan: &plan::Plan, container: &plan::ContainerPlan) -> Vec<Value> 
     let in_share = |name: &str| {
         let mut volumes = plan.volumes.iter();
         volumes.any(|volume| {
-            let shared = matches!(volume.content, Content::Directory | Content::Host { .. });
+            let shared = matches!(
+                volume.content,
+                Content::Directory { .. } | Content::Host { .. }
+            );
             volume.name == name && shared
         })
     };
@@ -176,7 +185,7 @@ spec:
     - {name: ro, mountPath: /ro, readOnly: true}
     - {name: rw, mountPath: /rw}
   volumes:
-  - {name: disk, emptyDir: {}}
+  - {name: disk, emptyDir: {sizeLimit: 1.5Mi}}
   - {name: mem, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
   - {name: conf, configMap: {name: c, defaultMode: 0400}}
   - {name: ro, hostPath: {path: /}}
@@ -197,6 +206,8 @@ data: {key: value}
         add(&mut pod, &plan, Path::new("/data")).unwrap();
         assert_eq!(pod.directories[0].name, "volume-disk");
         assert_eq!(pod.directories[0].group, Some(77));
+        let limit = pod.directories[0].limit.as_ref().unwrap();
+        assert_eq!((limit.bytes, &*limit.text), (3 << 19, "1.5Mi"));
         let memory = &pod.volumes[0];
         assert_eq!(
             (memory.size, memory.mode, memory.gid),

@@ -253,7 +253,7 @@ fn volumes_as_data() {
             .find(|volume| volume.name == name)
             .unwrap()
     };
-    assert_eq!(volume("work").content, Content::Directory);
+    assert_eq!(volume("work").content, Content::Directory { limit: None });
     assert_eq!(volume("work").group, Some(3000));
     assert_eq!(
         volume("shm").content,

@@ -40,8 +40,8 @@ pub(super) struct State {
     pub is_agent_gone: bool,
     /// The record is the last one.
     pub is_over: bool,
-    /// It ran as long as it may.
-    pub is_past_deadline: bool,
+    /// Why its own plan has ended it, if it has: the first reason.
+    pub ended_because: Option<String>,
     /// Containers that were asked to end, by name and run.
     pub asked_to_end: HashSet<(String, u32)>,
 }
@@ -90,7 +90,7 @@ impl Shared {
                 is_destroyed: false,
                 is_agent_gone: false,
                 is_over: false,
-                is_past_deadline: false,
+                ended_because: None,
                 asked_to_end: HashSet::new(),
             }),
             changed: Condvar::new(),
@@ -178,6 +178,11 @@ impl Shared {
             };
         }
         true
+    }
+
+    /// Notes why the pod is about to be stopped.
+    pub fn end_because(&self, reason: String) {
+        self.change(|state| state.ended_because.get_or_insert(reason).len());
     }
 
     pub fn cancellation(&self) -> io::Result<OwnedFd> {

@@ -20,6 +20,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Who ran as long as this begins anew.
 const GOOD_RUN: Duration = Duration::from_secs(600);
+/// Why a pod has ended that ran as long as it may, in the kubelet's words.
+const PAST_DEADLINE: &str =
+    "DeadlineExceeded: Pod was active on the node longer than the specified deadline";
 /// How long containers may take to be gone after SIGKILL, until the VM is ended.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -322,7 +325,7 @@ fn watch_deadline(shared: &Arc<Shared>) -> Result<(), MonitorError> {
     let watch = move || {
         let is_ending = |state: &State| state.no_more_starts || state.is_done();
         if !shared.wait_until(Some(deadline), is_ending) {
-            shared.change(|state| state.is_past_deadline = true);
+            shared.end_because(PAST_DEADLINE.to_owned());
             stop(&shared, None);
         }
     };

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::eviction::Watched;
 use super::plan::{ContainerPlan, PodPlan};
 use super::{MonitorError, addresses, one_line};
 use crate::config::{PodConfig, Share};
@@ -39,8 +40,22 @@ const MAX_LOG_LINES: usize = 80;
 pub struct DirectoryPlan {
     /// Name in the guest's share.
     pub name: String,
+    /// What the pod calls it.
+    pub volume: String,
     /// The group that it belongs to, if any.
     pub group: Option<u32>,
+    /// How large it may become.
+    pub limit: Option<SizeLimit>,
+}
+
+/// How large a directory may become before its pod is ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeLimit {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The same, as it is told.
+    pub text: String,
 }
 
 /// A container's last words.
@@ -74,25 +89,34 @@ impl PodPlan {
     }
 }
 
-/// Makes the directories on disk and shares them.
+/// Makes the directories on disk and shares them. Gives those that are to be watched.
 pub(super) fn share_directories(
     plan: &PodPlan,
     dir: &RunDir,
     config: &mut PodConfig,
-) -> Result<Option<DataDir>, MonitorError> {
+) -> Result<Option<(DataDir, Vec<Watched>)>, MonitorError> {
     if plan.directories.is_empty() {
         return Ok(None);
     }
     let data = DataDir::create(&plan.data, dir.path())?;
-    for DirectoryPlan { name, group } in &plan.directories {
+    let mut watched = Vec::new();
+    for directory in &plan.directories {
+        let DirectoryPlan { name, group, .. } = directory;
         let file = data.volume(name, *group)?;
+        if let Some(limit) = &directory.limit {
+            watched.push(Watched {
+                volume: directory.volume.clone(),
+                limit: limit.clone(),
+                dir: file.try_clone().map_err(MonitorError::Watch)?,
+            });
+        }
         let mut share = Share::of_file("--data", name, file, &plan.data, false)
             .map_err(super::PlanError::from)?;
         // Nobody else writes to it.
         share.unchanging = true;
         config.shares.push(share);
     }
-    Ok(Some(data))
+    Ok(Some((data, watched)))
 }
 
 /// Makes what is in the guest's memory.
