@@ -7,6 +7,7 @@ mod image;
 mod install;
 mod manifest;
 mod monitor;
+mod names;
 mod pods;
 mod pumps;
 mod run;

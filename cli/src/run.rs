@@ -26,6 +26,7 @@ use crate::args::{Net, Run};
 use crate::check::print;
 use crate::image::{Process as Runs, Root};
 use crate::manifest;
+use crate::names;
 use crate::pumps::{self, Streams};
 use crate::signals::{Interruption, Signals};
 use crate::terminal::{self, RawMode};
@@ -237,6 +238,7 @@ fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<
     container.stop_signal = stop_signal;
     container.restart = args.restart;
     container.stdin = args.interactive;
+    names::add(&mut plan, &mut container, args, of_container.path());
     plan.containers = vec![container];
     Ok(plan)
 }

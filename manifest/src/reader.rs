@@ -179,13 +179,9 @@ impl<'a> Item<'a> {
     }
 
     pub fn quantity(&self) -> Option<Quantity> {
-        let text = match &self.node.value {
-            Value::Scalar(Scalar::Text(text) | Scalar::Float { text }) => text.clone(),
-            Value::Scalar(Scalar::Int { value, .. }) => value.to_string(),
-            _ => {
-                self.wrong_type("a quantity such as 500m or 1Gi", "");
-                return None;
-            }
+        let Some(text) = self.quantity_text() else {
+            self.wrong_type("a quantity such as 500m or 1Gi", "");
+            return None;
         };
         let quantity = match Quantity::parse(&text) {
             Ok(quantity) => quantity,
@@ -199,6 +195,15 @@ impl<'a> Item<'a> {
             return None;
         }
         Some(quantity)
+    }
+
+    /// A quantity as it is written.
+    pub fn quantity_text(&self) -> Option<String> {
+        match &self.node.value {
+            Value::Scalar(Scalar::Text(text) | Scalar::Float { text }) => Some(text.clone()),
+            Value::Scalar(Scalar::Int { value, .. }) => Some(value.to_string()),
+            _ => None,
+        }
     }
 
     pub fn list(&self) -> Option<Vec<Self>> {

@@ -2,6 +2,7 @@
 //! `podvmm run -f` needs of it is here as well.
 
 mod health;
+mod host;
 pub mod run;
 mod volumes;
 pub use volumes::default_data;

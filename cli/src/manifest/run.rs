@@ -16,12 +16,12 @@ use manifest::pod::{Protocol, PullPolicy, RestartPolicy};
 use manifest::{Pod, Sandbox};
 use sandbox::bundle::compile_seccomp;
 use sandbox::forward::PortPlan;
-use sandbox::monitor::{ContainerPlan, PodPlan, Restart};
+use sandbox::monitor::{AddressTokens, ContainerPlan, PodPlan, Restart};
 use sandbox::oci::Changes;
 use sandbox::{ContainerConfig, Stdio, User};
 use serde_json::json;
 
-use super::{Reading, health, limits, read, volumes};
+use super::{Reading, health, host, limits, read, volumes};
 use crate::image::args::RunArgs;
 use crate::image::{Acquired, acquire};
 use crate::terminal;
@@ -69,13 +69,16 @@ pub fn plan(
         let position = brought.iter().position(|(name, _)| name == wanted)?;
         configs.get(position)
     };
+    // Its addresses are known when its network is.
+    let addresses = AddressTokens::random().context("no random numbers for the pod's addresses")?;
     let surroundings = Surroundings {
         uid: uid()?,
         node_name: rustix::system::uname().nodename().to_string_lossy().into(),
         vcpus: size.vcpus.get().into(),
         memory: size.memory.bytes(),
-        resolv_conf: volumes::resolv_conf(),
-        ..Surroundings::default()
+        pod_ip: addresses.first.clone(),
+        pod_ips: addresses.all.clone(),
+        host_ips: host::addresses(),
     };
     let plan = plan::plan(&manifest, config_of, &surroundings).with_context(|| name.to_string())?;
 
@@ -85,6 +88,7 @@ pub fn plan(
     whole.hostname.clone_from(&plan.hostname);
     whole.sysctls.clone_from(&plan.sysctls);
     whole.grace = plan.grace;
+    whole.address_tokens = Some(addresses);
     whole.shared_pids = plan.share_processes;
     volumes::add(&mut whole, &plan, data).with_context(|| name.to_string())?;
     whole.deadline = plan.deadline;

@@ -11,9 +11,12 @@
 use std::path::{Path, PathBuf};
 
 use manifest::plan::{self, Content, MountSource, PlannedFile, VolumePlan};
+use manifest::pod::Dns;
 use sandbox::monitor::{
-    DirectoryPlan, EtcPlan, PodPlan, SharePlan, TerminationPlan, etc_path, termination_path,
+    DirectoryPlan, EtcPlan, PodPlan, SharePlan, SizeLimit, TerminationPlan, etc_path,
+    termination_path,
 };
+use sandbox::net::resolvers::{DnsPlan, Resolvers};
 use sandbox::oci::path_in_share;
 use sandbox::volume::{GuestFile, GuestVolume, path_in_guest};
 use serde_json::Value;
@@ -27,17 +30,9 @@ const SET_GROUP: u32 = 0o2000;
 /// What the group of a volume may do with its files.
 const GROUP_READS: u32 = 0o440;
 
-/// The host's resolvers, for the pod's.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 /// Where emptyDirs are kept unless told otherwise: beside the images.
 pub fn default_data() -> PathBuf {
     image::Store::default_dir().with_file_name("pods")
-}
-
-/// What the host's file says; a host without one has no resolvers.
-pub fn resolv_conf() -> String {
-    std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()
 }
 
 /// Plans all volumes, and the files that a node makes.
@@ -46,9 +41,14 @@ pub fn add(pod: &mut PodPlan, plan: &plan::Plan, data: &Path) -> anyhow::Result<
     for volume in &plan.volumes {
         let name = name_of(&volume.name);
         match &volume.content {
-            Content::Directory => pod.directories.push(DirectoryPlan {
+            Content::Directory { limit } => pod.directories.push(DirectoryPlan {
                 name,
+                volume: volume.name.clone(),
                 group: volume.group,
+                limit: limit.as_ref().map(|limit| SizeLimit {
+                    bytes: limit.bytes,
+                    text: limit.text.clone(),
+                }),
             }),
             Content::Memory { size } => {
                 pod.volumes.push(in_guest(volume, *size, EMPTY_DIR, &[]));
@@ -70,9 +70,24 @@ pub fn add(pod: &mut PodPlan, plan: &plan::Plan, data: &Path) -> anyhow::Result<
         hosts: plan.hosts.clone(),
         names: plan.names.clone(),
         hostname: plan.hostname.clone(),
-        resolv_conf: plan.resolv_conf.clone(),
+        dns: dns(&plan.dns),
     });
     Ok(())
+}
+
+fn dns(dns: &Dns) -> DnsPlan {
+    let option = |(name, value): &(String, Option<String>)| match value {
+        Some(value) => format!("{name}:{value}"),
+        None => name.clone(),
+    };
+    DnsPlan {
+        of_surroundings: dns.of_host,
+        own: Resolvers {
+            servers: dns.nameservers.clone(),
+            searches: dns.searches.clone(),
+            options: dns.options.iter().map(option).collect(),
+        },
+    }
 }
 
 /// A container's mounts, as its OCI configuration has them.
@@ -80,7 +95,10 @@ pub fn mounts(plan: &plan::Plan, container: &plan::ContainerPlan) -> Vec<Value> 
     let in_share = |name: &str| {
         let mut volumes = plan.volumes.iter();
         volumes.any(|volume| {
-            let shared = matches!(volume.content, Content::Directory | Content::Host { .. });
+            let shared = matches!(
+                volume.content,
+                Content::Directory { .. } | Content::Host { .. }
+            );
             volume.name == name && shared
         })
     };
@@ -167,7 +185,7 @@ spec:
     - {name: ro, mountPath: /ro, readOnly: true}
     - {name: rw, mountPath: /rw}
   volumes:
-  - {name: disk, emptyDir: {}}
+  - {name: disk, emptyDir: {sizeLimit: 1.5Mi}}
   - {name: mem, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
   - {name: conf, configMap: {name: c, defaultMode: 0400}}
   - {name: ro, hostPath: {path: /}}
@@ -188,6 +206,8 @@ data: {key: value}
         add(&mut pod, &plan, Path::new("/data")).unwrap();
         assert_eq!(pod.directories[0].name, "volume-disk");
         assert_eq!(pod.directories[0].group, Some(77));
+        let limit = pod.directories[0].limit.as_ref().unwrap();
+        assert_eq!((limit.bytes, &*limit.text), (3 << 19, "1.5Mi"));
         let memory = &pod.volumes[0];
         assert_eq!(
             (memory.size, memory.mode, memory.gid),

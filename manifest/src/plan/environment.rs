@@ -1,7 +1,6 @@
 //! A container's variables, in the order in which they can name each other.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use super::{Context, PlanError};
 use crate::expand::expand;
@@ -70,11 +69,7 @@ fn text(
 /// A field of the pod, as text.
 pub fn field(field: &FieldRef, context: &Context<'_>) -> String {
     let (pod, surroundings) = (&context.manifest.pod, context.surroundings);
-    let join = |ips: &[IpAddr]| {
-        let ips: Vec<_> = ips.iter().map(ToString::to_string).collect();
-        ips.join(",")
-    };
-    let first = |ips: &[IpAddr]| ips.first().map(ToString::to_string).unwrap_or_default();
+    let host_ips = || surroundings.host_ips.iter().map(ToString::to_string);
     match field {
         FieldRef::Name => pod.name.clone(),
         FieldRef::Namespace => pod.namespace.clone(),
@@ -88,10 +83,10 @@ pub fn field(field: &FieldRef, context: &Context<'_>) -> String {
             .clone()
             .unwrap_or_else(|| surroundings.node_name.clone()),
         FieldRef::ServiceAccount => pod.service_account.clone(),
-        FieldRef::PodIp => first(&surroundings.pod_ips),
-        FieldRef::PodIps => join(&surroundings.pod_ips),
-        FieldRef::HostIp => first(&surroundings.host_ips),
-        FieldRef::HostIps => join(&surroundings.host_ips),
+        FieldRef::PodIp => surroundings.pod_ip.clone(),
+        FieldRef::PodIps => surroundings.pod_ips.clone(),
+        FieldRef::HostIp => host_ips().next().unwrap_or_default(),
+        FieldRef::HostIps => host_ips().collect::<Vec<_>>().join(","),
     }
 }
 

@@ -11,8 +11,8 @@
 //! `init_containers` one after the other, then starts `containers`.
 
 mod container;
-mod dns;
 mod environment;
+mod hosts;
 pub mod oci;
 mod seccomp;
 mod user;
@@ -25,13 +25,13 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use container::{ContainerPlan, Mount, MountSource};
-pub use dns::{hosts, names, resolv_conf};
+pub use hosts::{hosts, names};
 pub use user::{Ids, ImageUser, Name, User, UserError};
 pub use volume::{Content, PlannedFile, VolumePlan};
 
 use crate::expand::TooLong;
 use crate::parse::Manifest;
-use crate::pod::{ObjectKind, RestartPolicy, Sandbox};
+use crate::pod::{Dns, ObjectKind, RestartPolicy, Sandbox};
 
 /// Longest host name (Linux).
 const MAX_HOSTNAME: usize = 63;
@@ -60,16 +60,16 @@ pub struct Surroundings {
     pub uid: String,
     /// Name of this machine.
     pub node_name: String,
-    /// Addresses of the pod, the first before all.
-    pub pod_ips: Vec<IpAddr>,
-    /// Addresses of this machine.
+    /// The pod's first address, or what is put in its place once that is known.
+    pub pod_ip: String,
+    /// All of its addresses with commas between, likewise.
+    pub pod_ips: String,
+    /// Addresses of this machine, the first before all.
     pub host_ips: Vec<IpAddr>,
     /// vCPUs of the VM: what a limit is that is not there.
     pub vcpus: u64,
     /// Bytes of the VM's memory, likewise.
     pub memory: u64,
-    /// The host's resolv.conf.
-    pub resolv_conf: String,
 }
 
 /// What a runtime has to do.
@@ -83,12 +83,12 @@ pub struct Plan {
     pub sandbox: Sandbox,
     /// The pod's host name.
     pub hostname: String,
-    /// Content of /etc/hosts, but for the lines of the pod's own addresses.
+    /// Lines of /etc/hosts that the pod has aliases for.
     pub hosts: String,
-    /// The names in those lines, the full one before all.
+    /// What the lines of its own addresses call it, the full name before all.
     pub names: String,
-    /// Content of /etc/resolv.conf.
-    pub resolv_conf: String,
+    /// Whom it asks for names.
+    pub dns: Dns,
     /// Kernel parameters of the guest.
     pub sysctls: BTreeMap<String, String>,
     /// Whether containers share one pid namespace.
@@ -217,7 +217,7 @@ pub fn plan<'i>(
         sandbox: pod.sandbox.clone(),
         hosts: hosts(pod),
         names: names(pod, &hostname),
-        resolv_conf: resolv_conf(&pod.dns, &surroundings.resolv_conf),
+        dns: pod.dns.clone(),
         sysctls: pod.sysctls.clone(),
         share_processes: pod.share_processes,
         volumes: volume::plan_all(&context),

@@ -24,11 +24,11 @@ fn surroundings() -> Surroundings {
     Surroundings {
         uid: "5d4c".into(),
         node_name: "here".into(),
-        pod_ips: vec!["10.88.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
-        host_ips: vec!["192.0.2.1".parse().unwrap()],
+        pod_ip: "10.88.0.5".into(),
+        pod_ips: "10.88.0.5,fd00::5".into(),
+        host_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         vcpus: 2,
         memory: 2 << 30,
-        resolv_conf: "nameserver 10.0.0.1\n".into(),
     }
 }
 
@@ -84,8 +84,8 @@ fn the_users_own_examples() {
         );
         assert_eq!(container.resources, crate::pod::Resources::default());
         assert_eq!(plan.names, name);
-        assert_eq!(plan.hosts.lines().last(), Some("fe00::2\tip6-allrouters"));
-        assert_eq!(plan.resolv_conf, "nameserver 10.0.0.1\n");
+        assert_eq!(plan.hosts, "");
+        assert!(plan.dns.of_host);
     }
 }
 
@@ -136,6 +136,32 @@ fn variables_in_their_order() {
 }
 
 #[test]
+fn addresses_are_told() {
+    let field = |name: &str, path: &str| {
+        format!("{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: status.{path}}}}}}}")
+    };
+    let plan = plan_of(&with(&format!(
+        "args: [$(IP)], env: [{}, {}, {}, {}, {{name: ALL, value: $(IPS)+$(HOST)}}]",
+        field("IP", "podIP"),
+        field("IPS", "podIPs"),
+        field("HOST", "hostIP"),
+        field("HOSTS", "hostIPs"),
+    )));
+    let container = &plan.containers[0];
+    assert_eq!(container.args, ["/entry", "$(POD)", "10.88.0.5"]);
+    for variable in [
+        "IP=10.88.0.5",
+        "IPS=10.88.0.5,fd00::5",
+        "HOST=192.0.2.1",
+        "HOSTS=192.0.2.1,2001:db8::1",
+        "ALL=10.88.0.5,fd00::5+192.0.2.1",
+    ] {
+        let env = &container.env;
+        assert!(env.iter().any(|own| own == variable), "{variable}: {env:?}");
+    }
+}
+
+#[test]
 fn values_that_grow_are_stopped() {
     let mut fields = format!("env: [{{name: A0, value: {}}}", "x".repeat(1000));
     for index in 0..20 {
@@ -180,10 +206,16 @@ fn the_full_manifest() {
     assert!(plan.init_containers[0].seccomp);
     assert_eq!(plan.hostname, "web");
     assert_eq!(plan.names, "web.site.shop.svc.cluster.local\tweb");
-    assert!(plan.hosts.ends_with("10.0.0.9\tdb\tdb.internal\n"));
+    assert_eq!(plan.hosts, "10.0.0.9\tdb\tdb.internal\n");
+    let servers = ["10.0.0.53", "fd00::53"].map(|ip| ip.parse().unwrap());
     assert_eq!(
-        plan.resolv_conf,
-        "search internal example.com.\nnameserver 10.0.0.53\nnameserver fd00::53\noptions ndots:2 edns0\n"
+        plan.dns,
+        Dns {
+            of_host: false,
+            nameservers: servers.to_vec(),
+            searches: vec!["internal".into(), "example.com.".into()],
+            options: vec![("ndots".into(), Some("2".into())), ("edns0".into(), None)],
+        }
     );
     let paths: Vec<_> = web.mounts.iter().map(|mount| mount.path.as_str()).collect();
     assert_eq!(
@@ -221,7 +253,7 @@ fn volumes_as_data() {
             .find(|volume| volume.name == name)
             .unwrap()
     };
-    assert_eq!(volume("work").content, Content::Directory);
+    assert_eq!(volume("work").content, Content::Directory { limit: None });
     assert_eq!(volume("work").group, Some(3000));
     assert_eq!(
         volume("shm").content,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Context, environment};
-use crate::pod::{EnvValue, FileSource, HostPathType, VolumeSource};
+use crate::pod::{EnvValue, FileSource, HostPathType, SizeLimit, VolumeSource};
 
 /// A volume to prepare.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,10 @@ pub struct VolumePlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// An empty directory of the host.
-    Directory,
+    Directory {
+        /// As much as may be in it.
+        limit: Option<SizeLimit>,
+    },
     /// A tmpfs of the guest that lives as long as the pod.
     Memory {
         /// Bytes; half of the guest's memory if there is no limit.
@@ -54,12 +57,17 @@ pub fn plan_all(context: &Context<'_>) -> Vec<VolumePlan> {
         let content = match &volume.source {
             VolumeSource::Ignored => return None,
             VolumeSource::EmptyDir {
-                in_memory: false, ..
-            } => Content::Directory,
+                in_memory: false,
+                size_limit,
+            } => Content::Directory {
+                limit: size_limit.clone(),
+            },
             VolumeSource::EmptyDir {
                 in_memory: true,
                 size_limit,
-            } => Content::Memory { size: *size_limit },
+            } => Content::Memory {
+                size: size_limit.as_ref().map(|limit| limit.bytes),
+            },
             VolumeSource::HostPath { path, kind } => Content::Host {
                 path: path.clone(),
                 kind: *kind,

@@ -109,7 +109,7 @@ pub struct HostAlias {
 /// Where resolv.conf comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
-    /// Whether the host's is the base; otherwise nothing is.
+    /// Whether the network's or the host's is the base; otherwise nothing is.
     pub of_host: bool,
     /// Name servers, after the base's.
     pub nameservers: Vec<IpAddr>,
@@ -214,6 +214,15 @@ pub struct Volume {
     pub source: VolumeSource,
 }
 
+/// How large a volume may become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SizeLimit {
+    /// Bytes.
+    pub bytes: u64,
+    /// The quantity as it is written.
+    pub text: String,
+}
+
 /// What a volume is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSource {
@@ -221,8 +230,8 @@ pub enum VolumeSource {
     EmptyDir {
         /// In the guest's memory.
         in_memory: bool,
-        /// Bytes.
-        size_limit: Option<u64>,
+        /// As much as may be in it.
+        size_limit: Option<SizeLimit>,
     },
     /// Something of the host.
     HostPath {

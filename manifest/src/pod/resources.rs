@@ -81,7 +81,9 @@ fn read_amounts<'a>(item: &Item<'a>, are_limits: bool) -> (Amounts, Items<'a>) {
                 value.quantity();
             }
             "ephemeral-storage" => {
-                value.unsupported("is not held: leave it out, and give emptyDir volumes the medium Memory and a sizeLimit");
+                value.unsupported(
+                    "is not held: leave it out, and give emptyDir volumes a sizeLimit",
+                );
             }
             key if key.starts_with("hugepages-") => {
                 value.unsupported(

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::container::Reference;
 use super::mount::{absolute, relative};
 use super::{
-    DownwardFile, EnvValue, FileSource, HostPathType, KeyToPath, ObjectKind, Volume, VolumeSource,
-    env, resources,
+    DownwardFile, EnvValue, FileSource, HostPathType, KeyToPath, ObjectKind, SizeLimit, Volume,
+    VolumeSource, env, resources,
 };
 use crate::names;
 use crate::objects::Objects;
@@ -293,8 +293,12 @@ fn read_key(item: &Item<'_>) -> Option<KeyToPath> {
 
 fn read_empty_dir(item: &Item<'_>) -> Option<VolumeSource> {
     let fields = item.object(&schema::EMPTY_DIR)?;
-    let limit_item = fields.get("sizeLimit");
-    let size_limit = limit_item.as_ref().and_then(resources::bytes);
+    let size_limit = fields.get("sizeLimit").and_then(|item| {
+        Some(SizeLimit {
+            bytes: resources::bytes(&item)?,
+            text: item.quantity_text()?,
+        })
+    });
     let mut in_memory = false;
     if let Some(medium) = fields.get("medium") {
         match medium.text()? {
@@ -307,12 +311,9 @@ fn read_empty_dir(item: &Item<'_>) -> Option<VolumeSource> {
             text => medium.unknown_word(text, ["Memory"].into_iter()),
         }
     }
-    if let (Some(item), false, Some(1..)) = (limit_item, in_memory, size_limit) {
-        item.warn("is not held for a directory of the host: with the medium Memory it is");
-    }
     Some(VolumeSource::EmptyDir {
         in_memory,
-        size_limit: size_limit.filter(|bytes| *bytes > 0),
+        size_limit: size_limit.filter(|limit| limit.bytes > 0),
     })
 }
 

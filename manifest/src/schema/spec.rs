@@ -25,7 +25,7 @@ pub(crate) static POD_SPEC: Object = Object {
         yes("hostAliases"),
         note(
             "dnsPolicy",
-            "there is no cluster: `ClusterFirst` is as `Default`, the host's resolvers",
+            "there is no cluster: `ClusterFirst` is as `Default`, the resolvers of the network or else of the host",
         ),
         yes("dnsConfig"),
         yes("shareProcessNamespace"),

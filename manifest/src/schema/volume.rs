@@ -50,7 +50,7 @@ pub(crate) static EMPTY_DIR: Object = Object {
         note("medium", "empty, or `Memory`: the guest's own"),
         note(
             "sizeLimit",
-            "held with `Memory`; otherwise nothing watches it",
+            "with `Memory` there is no more room; otherwise the pod is evicted",
         ),
     ],
 };

@@ -21,7 +21,10 @@
 //! - [`outlet`]: where the output of containers goes.
 //! - [`detach`](mod@detach): a monitor as a process of its own.
 //! - [`health`]: probes, and hooks beside starts and ends.
+//! - [`etc`]: `/etc/hosts` and its like.
 //! - [`volumes`]: volumes and files that are the pod's own.
+//! - [`AddressTokens`]: what stands for the pod's addresses in its plan.
+//! - `usage`, `eviction`: what the guest has written to disk, and the end of a pod that has written too much.
 //! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`, `ports`, `network`: the monitor's parts.
 //!
 //! # When something dies
@@ -30,9 +33,12 @@
 //! host: the record has another host's boot id. [`PodStore::remove`] removes all of them, and first
 //! whatever may still be there.
 
+mod addresses;
 mod attach;
 pub mod client;
 pub mod detach;
+pub mod etc;
+mod eviction;
 mod exec;
 mod files;
 pub mod health;
@@ -47,6 +53,7 @@ mod server;
 mod shared;
 pub mod store;
 mod supervise;
+mod usage;
 pub mod volumes;
 
 use std::io;
@@ -55,14 +62,16 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use addresses::AddressTokens;
 pub use client::{Attached, ClientError, ExecSession, PodClient};
+pub use etc::{ETC_FILES, EtcPlan};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
 pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
 pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
-pub use volumes::{DirectoryPlan, EtcPlan, TerminationPlan, etc_path, termination_path};
+pub use volumes::{DirectoryPlan, SizeLimit, TerminationPlan, etc_path, termination_path};
 
 use crate::container::{ContainerError, ContainerHandle, StartFailure};
 use crate::datadir::{DataDir, DataDirError};
@@ -79,10 +88,6 @@ use shared::Shared;
 /// Stack of each of a monitor's threads.
 const STACK: usize = 256 * 1024;
 
-/// Why a pod was ended by its own plan, in the kubelet's words.
-const PAST_DEADLINE: &str =
-    "DeadlineExceeded: Pod was active on the node longer than the specified deadline";
-
 /// Why a pod could not be started.
 #[derive(Debug, Error)]
 pub enum MonitorError {
@@ -95,6 +100,9 @@ pub enum MonitorError {
     /// Nor its directory on disk.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// What the guest writes there could not be watched.
+    #[error("a volume's usage cannot be watched")]
+    Watch(#[source] io::Error),
     /// Its record could not be written.
     #[error("the pod's record cannot be written")]
     Record(#[source] io::Error),
@@ -225,10 +233,12 @@ impl Monitor {
         let mut config = self.shared.plan.open()?;
         config.log = self.log;
         let data = volumes::share_directories(&self.shared.plan, &self.shared.dir, &mut config)?;
+        let (data, watched) =
+            data.map_or((None, Vec::new()), |(data, watched)| (Some(data), watched));
         *self.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
-        if let Some(network) = network::attach(&self.shared)? {
-            config.network = Some(network);
-        }
+        let attached = network::attach(&self.shared)?;
+        let (network, resolvers) = attached.unzip();
+        config.network = network.or(config.network);
         config.cancel = Some(self.shared.cancellation().map_err(PodError::Connect)?);
         let shared = Arc::clone(&self.shared);
         config.events = Some(EventSink::new(move |event| {
@@ -240,7 +250,8 @@ impl Monitor {
             Err(PodError::Cancelled) => return Err(MonitorError::Destroyed),
             other => Arc::new(other?),
         };
-        volumes::make(&self.shared.plan, &pod)?;
+        volumes::make(&self.shared.plan, &pod, resolvers.flatten())?;
+        self.shared.fill_in(&addresses::known(&pod.addresses()))?;
         self.shared.change(|state| {
             state.record.phase = Phase::Running;
             state.record.started = Some(crate::timestamp::Timestamp::now());
@@ -252,7 +263,7 @@ impl Monitor {
         if self.shared.lock().is_destroyed {
             return Err(MonitorError::Destroyed);
         }
-        Ok(())
+        eviction::watch(&self.shared, watched)
     }
 
     /// Takes back what was begun, and tells why.
@@ -286,12 +297,12 @@ impl Monitor {
     #[must_use]
     pub fn wait(self) -> Ended {
         self.shared.wait_until(None, shared::State::is_done);
-        let (pod, early, is_destroyed, is_past_deadline) = {
+        let (pod, early, is_destroyed, by_plan) = {
             let mut state = self.shared.lock();
             state.no_more_starts = true;
             let early = !state.have_all_exited();
-            let (is_destroyed, is_past) = (state.is_destroyed, state.is_past_deadline);
-            (state.pod.take(), early, is_destroyed, is_past)
+            let (is_destroyed, by_plan) = (state.is_destroyed, state.ended_because.take());
+            (state.pod.take(), early, is_destroyed, by_plan)
         };
         let mut failure = None;
         if let Some(pod) = pod {
@@ -305,7 +316,7 @@ impl Monitor {
         }
         let reason = match &failure {
             Some(error) => Some(one_line(error)),
-            None if is_past_deadline => Some(PAST_DEADLINE.to_owned()),
+            None if by_plan.is_some() => by_plan,
             None if is_destroyed => Some("it was ended from outside".to_owned()),
             None => early.then(|| "the guest's agent is gone".to_owned()),
         };

@@ -4,10 +4,13 @@ use super::MonitorError;
 use super::shared::Shared;
 use crate::monitor::plan::NetworkSource;
 use crate::net::cni;
+use crate::net::resolvers::Resolvers;
 use crate::net::{Netns, Network};
 
-/// Makes it, if the plan asks for one.
-pub(super) fn attach(shared: &Shared) -> Result<Option<Network>, MonitorError> {
+/// Makes it, if the plan asks for one. Tells whom it asks for names, if plugins have said that.
+pub(super) fn attach(
+    shared: &Shared,
+) -> Result<Option<(Network, Option<Resolvers>)>, MonitorError> {
     let Some(plan) = &shared.plan.network else {
         return Ok(None);
     };
@@ -24,7 +27,7 @@ pub(super) fn attach(shared: &Shared) -> Result<Option<Network>, MonitorError> {
     let netns = Netns::open(attachment.netns()).map_err(crate::PodError::Network)?;
     let mut network = Network::new(netns);
     network.allow_metadata = plan.allow_metadata;
-    Ok(Some(network))
+    Ok(Some((network, attachment.resolvers())))
 }
 
 /// Takes it back, once nothing of the pod is in it. Tells what could not be, in which case the pod's

@@ -12,8 +12,10 @@ use serde_json::Value;
 use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
+use super::addresses::AddressTokens;
+use super::etc::EtcPlan;
 use super::health::Health;
-use super::volumes::{DirectoryPlan, EtcPlan, TerminationPlan};
+use super::volumes::{DirectoryPlan, TerminationPlan};
 use crate::assets::GuestAssets;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
@@ -104,6 +106,8 @@ pub struct PodPlan {
     pub volumes: Vec<GuestVolume>,
     /// `/etc/hosts` and its like, if containers are to find them.
     pub etc: Option<EtcPlan>,
+    /// What stands for the pod's addresses in what containers are told, if anything does.
+    pub address_tokens: Option<AddressTokens>,
     /// Whether there is a pid namespace that containers may share.
     pub shared_pids: bool,
     /// The guest's network.
@@ -282,6 +286,7 @@ impl PodPlan {
             data: PathBuf::new(),
             volumes: Vec::new(),
             etc: None,
+            address_tokens: None,
             shared_pids: false,
             network: None,
             publish: Vec::new(),
@@ -385,15 +390,6 @@ impl PodPlan {
             config.console = Some(file.map_err(|error| PlanError::Console(path.clone(), error))?);
         }
         Ok(config)
-    }
-
-    pub(super) fn container(&self, name: &str) -> Option<&ContainerPlan> {
-        self.containers.iter().find(|plan| plan.name == name)
-    }
-
-    /// The container that is meant when none is named.
-    pub(super) fn main(&self) -> Option<&ContainerPlan> {
-        self.containers.iter().find(|plan| !plan.init)
     }
 }
 

@@ -209,11 +209,11 @@ pub(super) fn running<'a>(
     container: Option<&str>,
 ) -> Result<(Arc<Pod>, &'a ContainerPlan), Reply> {
     let plan = match container {
-        Some(name) => shared.plan.container(name),
-        None => shared.plan.main(),
+        Some(name) => shared.container(name),
+        None => shared.main(),
     };
     let plan = plan.ok_or_else(|| {
-        let names: Vec<_> = shared.plan.containers.iter().map(|c| &*c.name).collect();
+        let names: Vec<_> = shared.containers().iter().map(|c| &*c.name).collect();
         let message = format!(
             "there is no container {:?}; the pod has {}",
             container.unwrap_or_default(),
@@ -257,7 +257,7 @@ fn signal_containers(shared: &Arc<Shared>, container: Option<String>, signal: u3
 /// `None` when the client has gone away.
 fn wait(shared: &Shared, socket: &OwnedFd, container: Option<&str>) -> Option<Reply> {
     if let Some(name) = container
-        && shared.plan.container(name).is_none()
+        && shared.container(name).is_none()
     {
         let message = format!("there is no container {name:?}");
         return Some(refused(RefusalKind::NotFound, message));

@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::MonitorError;
 use super::outlet::Outlet;
-use super::plan::PodPlan;
-use super::record::{ContainerPhase, ContainerRecord, Phase, PodRecord};
+use super::plan::{ContainerPlan, PodPlan};
+use super::record::{self, ContainerPhase, ContainerRecord, Phase, PodRecord};
 use crate::pod::Pod;
 use crate::rundir::RunDir;
 
@@ -18,6 +20,8 @@ pub(super) struct Shared {
     pub plan: PodPlan,
     pub dir: Arc<RunDir>,
     pub outlet: Arc<dyn Outlet>,
+    /// The plan's containers with the pod's addresses, once they are known.
+    filled: OnceLock<Vec<ContainerPlan>>,
     /// Readable when the start is to be given up.
     cancel: OwnedFd,
     state: Mutex<State>,
@@ -36,8 +40,8 @@ pub(super) struct State {
     pub is_agent_gone: bool,
     /// The record is the last one.
     pub is_over: bool,
-    /// It ran as long as it may.
-    pub is_past_deadline: bool,
+    /// Why its own plan has ended it, if it has: the first reason.
+    pub ended_because: Option<String>,
     /// Containers that were asked to end, by name and run.
     pub asked_to_end: HashSet<(String, u32)>,
 }
@@ -77,6 +81,7 @@ impl Shared {
             plan,
             dir,
             outlet,
+            filled: OnceLock::new(),
             cancel: eventfd(0, EventfdFlags::CLOEXEC)?,
             state: Mutex::new(State {
                 record,
@@ -85,11 +90,49 @@ impl Shared {
                 is_destroyed: false,
                 is_agent_gone: false,
                 is_over: false,
-                is_past_deadline: false,
+                ended_because: None,
                 asked_to_end: HashSet::new(),
             }),
             changed: Condvar::new(),
         })
+    }
+
+    /// The containers, as they are started.
+    pub fn containers(&self) -> &[ContainerPlan] {
+        self.filled.get().unwrap_or(&self.plan.containers)
+    }
+
+    pub fn container(&self, name: &str) -> Option<&ContainerPlan> {
+        self.containers().iter().find(|plan| plan.name == name)
+    }
+
+    /// The container that is meant when none is named.
+    pub fn main(&self) -> Option<&ContainerPlan> {
+        self.containers().iter().find(|plan| !plan.init)
+    }
+
+    /// Tells the containers what the pod's addresses are, before the first is started.
+    pub fn fill_in(&self, addresses: &[IpAddr]) -> Result<(), MonitorError> {
+        let Some(tokens) = &self.plan.address_tokens else {
+            return Ok(());
+        };
+        let mut plan = self.plan.clone();
+        for container in &mut plan.containers {
+            tokens.fill_in(container, addresses);
+        }
+        if plan == self.plan {
+            return Ok(());
+        }
+        record::write_plan(self.dir.path(), &plan).map_err(MonitorError::Record)?;
+        self.change(|state| {
+            for container in &plan.containers {
+                if let Some(record) = state.container(&container.name) {
+                    record.command = container.command();
+                }
+            }
+        });
+        let _ = self.filled.set(plan.containers);
+        Ok(())
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -137,6 +180,11 @@ impl Shared {
         true
     }
 
+    /// Notes why the pod is about to be stopped.
+    pub fn end_because(&self, reason: String) {
+        self.change(|state| state.ended_because.get_or_insert(reason).len());
+    }
+
     pub fn cancellation(&self) -> io::Result<OwnedFd> {
         self.cancel.try_clone()
     }
@@ -157,5 +205,44 @@ impl Shared {
         {
             killer.kill();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::Process;
+    use crate::monitor::AddressTokens;
+    use crate::monitor::outlet::Connected;
+    use crate::oci::ContainerConfig;
+
+    struct Nowhere;
+
+    impl Outlet for Nowhere {
+        fn connect(&self, _: &ContainerPlan, _: &mut Process) -> io::Result<Connected> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn whoever_looks_sees_the_addresses() {
+        let root = std::env::temp_dir().join(format!("podvmm-shared-{}", std::process::id()));
+        let tokens = AddressTokens::random().unwrap();
+        let mut plan = PodPlan::new("web");
+        let config = ContainerConfig::command(["serve", &tokens.first]);
+        plan.containers.push(ContainerPlan::new(&config));
+        plan.address_tokens = Some(tokens);
+        let dir = Arc::new(RunDir::create(&root, "web").unwrap());
+        let record = PodRecord::new(&plan, false);
+        let shared = Shared::new(plan, dir, record, Arc::new(Nowhere)).unwrap();
+        shared.fill_in(&[IpAddr::from([10, 0, 0, 5])]).unwrap();
+        let told = ["serve", "10.0.0.5"];
+        assert_eq!(shared.main().unwrap().command(), told);
+        let name = &config.id;
+        assert_eq!(shared.lock().record.container(name).unwrap().command, told);
+        let written: PodPlan = record::read_plan(shared.dir.path()).unwrap();
+        assert_eq!(written.containers[0].command(), told);
+        drop(shared);
+        std::fs::remove_dir_all(root).unwrap();
     }
 }

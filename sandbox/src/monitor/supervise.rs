@@ -20,6 +20,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Who ran as long as this begins anew.
 const GOOD_RUN: Duration = Duration::from_secs(600);
+/// Why a pod has ended that ran as long as it may, in the kubelet's words.
+const PAST_DEADLINE: &str =
+    "DeadlineExceeded: Pod was active on the node longer than the specified deadline";
 /// How long containers may take to be gone after SIGKILL, until the VM is ended.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -46,7 +49,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<(), MonitorError> {
         pod,
     };
     let (inits, others): (Vec<_>, Vec<_>) =
-        shared.plan.containers.iter().cloned().partition(|c| c.init);
+        shared.containers().iter().cloned().partition(|c| c.init);
     let mut inits = inits.into_iter();
     let Some(first) = inits.next() else {
         // All of them first: whoever fails takes all back.
@@ -198,7 +201,7 @@ impl Supervisor {
                 }
                 again
             });
-            if began.is_some() && (again || self.shared.plan.containers.len() > 1) {
+            if began.is_some() && (again || self.shared.containers().len() > 1) {
                 // Its name is wanted again, or at least the memory that it took.
                 let _ = self.pod.container(&plan.name).process("").remove();
             }
@@ -300,7 +303,7 @@ pub(super) fn stop(shared: &Arc<Shared>, grace: Option<Duration>) {
         shared.destroy();
     }
     let grace = grace.unwrap_or(shared.plan.grace);
-    for plan in &shared.plan.containers {
+    for plan in shared.containers() {
         ending::end_later(shared, plan, grace);
     }
     let longest = grace.saturating_add(ending::LEAST_GRACE + KILL_PATIENCE);
@@ -322,7 +325,7 @@ fn watch_deadline(shared: &Arc<Shared>) -> Result<(), MonitorError> {
     let watch = move || {
         let is_ending = |state: &State| state.no_more_starts || state.is_done();
         if !shared.wait_until(Some(deadline), is_ending) {
-            shared.change(|state| state.is_past_deadline = true);
+            shared.end_because(PAST_DEADLINE.to_owned());
             stop(&shared, None);
         }
     };

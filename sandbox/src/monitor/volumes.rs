@@ -7,17 +7,18 @@
 //!   last words ────────┘ ◀── read when a container has ended
 //! ```
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::eviction::Watched;
 use super::plan::{ContainerPlan, PodPlan};
-use super::{MonitorError, one_line};
+use super::{MonitorError, addresses, one_line};
 use crate::config::{PodConfig, Share};
 use crate::container::ContainerError;
 use crate::datadir::DataDir;
 use crate::logs::{self, LogReader};
+use crate::net::resolvers::Resolvers;
 use crate::pod::Pod;
 use crate::rundir::RunDir;
 use crate::volume::{GuestFile, GuestVolume, path_in_guest};
@@ -39,22 +40,22 @@ const MAX_LOG_LINES: usize = 80;
 pub struct DirectoryPlan {
     /// Name in the guest's share.
     pub name: String,
+    /// What the pod calls it.
+    pub volume: String,
     /// The group that it belongs to, if any.
     pub group: Option<u32>,
+    /// How large it may become.
+    pub limit: Option<SizeLimit>,
 }
 
-/// Files that a node makes for a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How large a directory may become before its pod is ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EtcPlan {
-    /// `/etc/hosts`, but for the pod's own lines.
-    pub hosts: String,
-    /// The pod's own names in there, separated by tabs.
-    pub names: String,
-    /// `/etc/hostname`.
-    pub hostname: String,
-    /// `/etc/resolv.conf`.
-    pub resolv_conf: String,
+pub struct SizeLimit {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The same, as it is told.
+    pub text: String,
 }
 
 /// A container's last words.
@@ -65,7 +66,7 @@ pub struct TerminationPlan {
     pub or_log: bool,
 }
 
-/// One of [`EtcPlan`]'s files in the guest, by its name in `/etc`: `hosts`, `hostname` or `resolv.conf`.
+/// One of [`ETC_FILES`](super::ETC_FILES) in the guest.
 #[must_use]
 pub fn etc_path(name: &str) -> String {
     format!("{}/{name}", path_in_guest(FILES))
@@ -88,60 +89,58 @@ impl PodPlan {
     }
 }
 
-/// Makes the directories on disk and shares them.
+/// Makes the directories on disk and shares them. Gives those that are to be watched.
 pub(super) fn share_directories(
     plan: &PodPlan,
     dir: &RunDir,
     config: &mut PodConfig,
-) -> Result<Option<DataDir>, MonitorError> {
+) -> Result<Option<(DataDir, Vec<Watched>)>, MonitorError> {
     if plan.directories.is_empty() {
         return Ok(None);
     }
     let data = DataDir::create(&plan.data, dir.path())?;
-    for DirectoryPlan { name, group } in &plan.directories {
+    let mut watched = Vec::new();
+    for directory in &plan.directories {
+        let DirectoryPlan { name, group, .. } = directory;
         let file = data.volume(name, *group)?;
+        if let Some(limit) = &directory.limit {
+            watched.push(Watched {
+                volume: directory.volume.clone(),
+                limit: limit.clone(),
+                dir: file.try_clone().map_err(MonitorError::Watch)?,
+            });
+        }
         let mut share = Share::of_file("--data", name, file, &plan.data, false)
             .map_err(super::PlanError::from)?;
         // Nobody else writes to it.
         share.unchanging = true;
         config.shares.push(share);
     }
-    Ok(Some(data))
+    Ok(Some((data, watched)))
 }
 
 /// Makes what is in the guest's memory.
-pub(super) fn make(plan: &PodPlan, pod: &Pod) -> Result<(), MonitorError> {
+pub(super) fn make(
+    plan: &PodPlan,
+    pod: &Pod,
+    of_network: Option<Resolvers>,
+) -> Result<(), MonitorError> {
     for volume in &plan.volumes {
         pod.make_volume(volume)?;
     }
     if let Some(etc) = &plan.etc {
+        let resolv_conf = etc.dns.resolv_conf(of_network, Resolvers::of_host);
         pod.make_volume(&files(vec![
-            file("hosts", 0o644, etc.hosts_of(&pod.addresses())),
+            file(
+                "hosts",
+                0o644,
+                etc.hosts_of(&addresses::known(&pod.addresses())),
+            ),
             file("hostname", 0o644, format!("{}\n", etc.hostname)),
-            file("resolv.conf", 0o644, etc.resolv_conf.clone()),
+            file("resolv.conf", 0o644, resolv_conf),
         ]))?;
     }
     Ok(())
-}
-
-impl EtcPlan {
-    /// A pod without a network is known to itself all the same.
-    fn hosts_of(&self, addresses: &[IpAddr]) -> String {
-        let localhost = [IpAddr::from([127, 0, 0, 1])];
-        let addresses = if addresses.is_empty() {
-            &localhost
-        } else {
-            addresses
-        };
-        let own = addresses.iter().filter(|ip| !is_of_a_link(ip));
-        let own = own.map(|ip| format!("{ip}\t{}\n", self.names));
-        format!("{}{}", self.hosts, own.collect::<String>())
-    }
-}
-
-/// Whether an address means nothing without the name of an interface.
-fn is_of_a_link(ip: &IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn files(files: Vec<GuestFile>) -> GuestVolume {
@@ -209,24 +208,6 @@ fn end_of_log(path: &Path) -> std::io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::logs::{LogFile, LogLimits, Stream};
-
-    #[test]
-    fn a_pod_is_in_its_own_hosts() {
-        let etc = EtcPlan {
-            hosts: "127.0.0.1\tlocalhost\n".into(),
-            names: "web.sub\tweb".into(),
-            ..EtcPlan::default()
-        };
-        assert_eq!(
-            etc.hosts_of(&[]),
-            "127.0.0.1\tlocalhost\n127.0.0.1\tweb.sub\tweb\n"
-        );
-        let addresses = ["10.88.0.5", "fe80::1", "fd00::5"].map(|ip| ip.parse().unwrap());
-        assert_eq!(
-            etc.hosts_of(&addresses),
-            "127.0.0.1\tlocalhost\n10.88.0.5\tweb.sub\tweb\nfd00::5\tweb.sub\tweb\n"
-        );
-    }
 
     #[test]
     fn what_files_hold_is_not_written_down() {

@@ -39,6 +39,7 @@ mod netlink;
 mod netns;
 mod redirect;
 mod request;
+pub mod resolvers;
 mod route;
 mod sys;
 #[cfg(test)]

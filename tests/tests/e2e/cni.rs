@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 
 use crate::harness::{Bench, file, podvmm};
+use crate::manifests::{self, IMAGE, images};
 use crate::pods::{Pod, podvmm_does};
 use crate::rootfs::{self, TempDir};
 
@@ -29,6 +30,7 @@ impl Conf {
         let list = format!(
             r#"{{ "cniVersion": "1.0.0", "name": "{name}", "plugins": [{{
                 "type": "bridge", "bridge": "{name}", "isGateway": true, "mtu": 1400,
+                "dns": {{ "nameservers": ["198.51.100.53"], "search": ["pods.example"] }},
                 "ipam": {{ "type": "host-local", "dataDir": "{}", "ranges": [[{{
                     "subnet": "198.51.100.0/24", "rangeStart": "198.51.100.2",
                     "rangeEnd": "198.51.100.{last}" }}]] }} }}] }}"#,
@@ -140,6 +142,9 @@ fn without_a_configuration_pods_are_routed_and_translated() {
         wget -q -O - http://$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'):18099/";
     let said = podvmm_does(&["exec", "e2e-cni", "--", "sh", "-c", script]).status(0);
     assert!(said.text().ends_with("from the host\n"), "{}", said.text());
+    // Names are asked of whom the host asks, but not of the host itself.
+    let script = "! grep '^nameserver 127' /etc/resolv.conf && grep -c e2e-cni /etc/hosts";
+    podvmm_does(&["exec", "e2e-cni", "sh", "-c", script]).prints("1\n");
     assert!(rules().contains("MASQUERADE"), "{}", rules());
     assert_eq!(namespaces().len(), 1);
     drop(pod);
@@ -158,6 +163,12 @@ fn pods_of_a_configured_network_reach_each_other() {
     assert_ne!(address, other);
     let url = format!("http://{address}/");
     podvmm_does(&["exec", "e2e-two", "wget", "-q", "-O", "-", &url]).prints("e2e-one\n");
+    // The network's resolver, not the host's.
+    let resolvers = "search pods.example\nnameserver 198.51.100.53\n";
+    podvmm_does(&["exec", "e2e-two", "cat", "/etc/resolv.conf"]).prints(resolvers);
+    let script = "cat /etc/hostname; tail -n 1 /etc/hosts";
+    podvmm_does(&["exec", "e2e-two", "sh", "-c", script])
+        .prints(&format!("e2e-two\n{other}\te2e-two\n"));
     assert_eq!(conf.leases(), 2);
     // There is no room for a third, and what it had begun is taken back.
     let options = conf.options();
@@ -167,6 +178,57 @@ fn pods_of_a_configured_network_reach_each_other() {
     assert_eq!((conf.leases(), namespaces().len()), (2, 2));
     drop(first);
     assert_eq!((conf.leases(), namespaces().len()), (1, 1));
+}
+
+#[test]
+fn a_pod_of_a_manifest_is_told_its_addresses() {
+    let bench = Bench::new();
+    let images = images();
+    let conf = Conf::none();
+    let dir = TempDir::new();
+    let field = |name: &str, path: &str| {
+        format!("{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: status.{path}}}}}}}")
+    };
+    let (ip, ips, host) = (
+        field("IP", "podIP"),
+        field("IPS", "podIPs"),
+        field("HOST", "hostIP"),
+    );
+    let manifest = format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: e2e-told}}
+spec:
+  runtimeClassName: podvmm
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: '{IMAGE}'
+    command: [sh, -c, 'echo $0 $URL $IPS; ip -o -4 addr show dev eth0 | grep -c \"$IP/\"; echo on $HOST; sleep 1000', $(IP)]
+    env: [{ip}, {ips}, {host}, {{name: URL, value: http://$(IP):80/}}]
+"
+    );
+    let path = file(dir.path(), "pod.yaml", manifest.as_bytes());
+    let pod = Pod("e2e-told".to_owned());
+    let [net, conf_dir] = conf.options();
+    manifests::run(&bench, &images, &path, &[&net, &conf_dir]).prints("e2e-told\n");
+    pod.wait_for_log("on ");
+    let record = pod.record();
+    let own = record["record"]["addresses"][0].as_str();
+    let own = own.unwrap_or_else(|| panic!("no address: {record:#}"));
+    let said = podvmm_does(&["logs", "e2e-told"]).status(0).text();
+    let told = format!("{own} http://{own}:80/ {own}\n1\non ");
+    let host = said.strip_prefix(&told).unwrap_or_else(|| panic!("{said}"));
+    host.trim_end()
+        .parse::<std::net::IpAddr>()
+        .unwrap_or_else(|error| panic!("{said}: {error}"));
+    // Others that run there are told the same, and nothing else is shown.
+    podvmm_does(&["exec", "e2e-told", "printenv", "IP"]).prints(&format!("{own}\n"));
+    assert_eq!(record["record"]["containers"][0]["command"][3], own);
+    assert_eq!(
+        record["plan"]["containers"][0]["spec"]["process"]["args"][3],
+        own
+    );
 }
 
 #[test]

@@ -266,6 +266,51 @@ data: {{a.conf: \"from the map\\n\"}}
 }
 
 #[test]
+fn a_pod_is_evicted_whose_volume_on_disk_becomes_too_large() {
+    let bench = Bench::new();
+    let images = images();
+    let dir = TempDir::new();
+    let manifest = format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: e2e-large}}
+spec:
+  runtimeClassName: podvmm
+  terminationGracePeriodSeconds: 600
+  containers:
+  - name: main
+    image: '{IMAGE}'
+    command: [sh, -c, 'truncate -s 1G /within/sparse; dd if=/dev/zero of=/x/a bs=64k count=32; ln /x/a /x/b; exec sleep 1000']
+    volumeMounts: [{{name: within, mountPath: /within}}, {{name: x, mountPath: /x}}]
+  volumes:
+  - {{name: within, emptyDir: {{sizeLimit: 1Mi}}}}
+  - {{name: x, emptyDir: {{sizeLimit: 1Mi}}}}
+"
+    );
+    let path = file(dir.path(), "pod.yaml", manifest.as_bytes());
+    let data = dir.join("data");
+    let pod = Pod("e2e-large".to_owned());
+    let options = ["--data", data.to_str().unwrap()];
+    run(&bench, &images, &path, &options).prints("e2e-large\n");
+    // It is looked every 10 s, and the containers may have 1 s, whatever the manifest says.
+    let until = Instant::now() + Duration::from_secs(30) * slowness();
+    while pod.status() != "stopped" {
+        assert!(Instant::now() < until, "{:#}", pod.record());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let reason = "Evicted: Usage of EmptyDir volume \"x\" exceeds the limit \"1Mi\".";
+    assert_eq!(pod.record()["reason"], reason);
+    assert_eq!(container(&pod, "main")["exit"]["code"], 137);
+    let listed = podvmm_does(&["ps", "-a"]).status(0).text();
+    assert!(
+        listed.contains("Failed") && listed.contains("Evicted: Usage of EmptyDir volume"),
+        "{listed}"
+    );
+    podvmm_does(&["rm", "e2e-large"]).prints("e2e-large\n");
+    assert!(kept(&data).is_empty());
+}
+
+#[test]
 fn containers_see_each_others_processes_if_they_are_to() {
     let bench = Bench::new();
     let images = images();

@@ -31,6 +31,7 @@ use list::NetworkList;
 use plugin::{Call, Operation};
 
 use crate::json_file;
+use crate::net::resolvers::Resolvers;
 
 /// Where configurations are if nothing else is said.
 pub const CONF_DIR: &str = "/etc/cni/net.d";
@@ -107,6 +108,12 @@ impl Attachment {
             address.parse().ok()
         });
         addresses.collect()
+    }
+
+    /// Whom pods of the network ask for names, if the plugins say that.
+    #[must_use]
+    pub fn resolvers(&self) -> Option<Resolvers> {
+        self.result.as_ref().and_then(Resolvers::of_cni)
     }
 
     fn call<'a>(&'a self, operation: Operation, previous: Option<&'a Value>) -> Call<'a> {
