@@ -49,6 +49,14 @@ pub fn open_stream<C: Read + Write>(
     stream: &StreamOpen,
 ) -> Result<(), OpenStreamError> {
     frame::write_message(connection, stream)?;
+    await_opened(connection)
+}
+
+/// Reads the answer to a [`StreamOpen`] that was written to `connection`.
+///
+/// # Errors
+/// As those of [`open_stream`].
+pub fn await_opened(connection: &mut impl Read) -> Result<(), OpenStreamError> {
     match frame::read_message::<StreamOpened, _>(connection)? {
         None => Err(OpenStreamError::Closed),
         Some(answer) if answer.error.is_empty() => Ok(()),

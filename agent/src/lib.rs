@@ -11,7 +11,8 @@
 //! - [`guest`]: start and end of the guest.
 //! - `server`: the event loop, which is the agent's only thread, and who is alive.
 //!   `watch`: what cgroups tell.
-//! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections.
+//! - `rpc`: ttrpc's wire format and the methods of service Agent. `opening`: stream connections, `early`: of
+//!   processes that are not there yet.
 //! - `container`: OCI configurations, states, cgroups. `init`: what a container's first process does.
 //! - `stdio`: moving bytes. `localhost`: connections to servers of the pod. `pod`: the share, the clock and the like.
 //!   `volume`: directories in memory. `pids`: the namespace that containers may share. `network`:
@@ -25,6 +26,7 @@
 pub mod archive;
 mod container;
 mod cpus;
+mod early;
 mod events;
 pub mod guest;
 mod init;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::events::{Interest, Kind, Token};
-use crate::opening::reply;
+use crate::opening::{refuse, reply};
 use crate::server::Agent;
 use crate::stdio::{Channel, Direction};
 
@@ -123,9 +123,4 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// Tells the host why there is no connection, and closes what it asked on.
-fn refuse(host: &OwnedFd, reason: String) {
-    let _ = reply(host, reason);
 }

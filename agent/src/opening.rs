@@ -62,19 +62,34 @@ impl Agent {
         if request.stream.enum_value_or_default() == Stream::LOCALHOST {
             return self.dial_localhost(request.port, socket);
         }
-        // A refused stream's connection is closed after the answer.
-        if let Err(error) = self.attach(&request, &socket) {
-            let _ = reply(&socket, error);
+        let stream = request.stream.enum_value_or(Stream::STREAM_UNSPECIFIED);
+        if request.ticket != 0 {
+            return self.take_early(request.ticket, stream, socket);
+        }
+        let process = self
+            .containers
+            .process(&request.container_id, &request.exec_id);
+        match process.map(|process| process.serial()) {
+            Ok(serial) => self.attach(serial, stream, &socket),
+            Err(refusal) => refuse(&socket, refusal.message),
         }
     }
 
-    fn attach(&mut self, request: &StreamOpen, socket: &OwnedFd) -> Result<(), String> {
-        let stream = request.stream.enum_value_or(Stream::STREAM_UNSPECIFIED);
+    /// Makes `socket` a stream of the process with this serial number, or tells why not. A refused stream's
+    /// connection is closed after the answer.
+    pub(crate) fn attach(&mut self, serial: u64, stream: Stream, socket: &OwnedFd) {
+        if let Err(error) = self.try_attach(serial, stream, socket) {
+            refuse(socket, error);
+        }
+        if let Some(process) = self.containers.by_serial(serial) {
+            process.start_if_complete();
+        }
+    }
+
+    fn try_attach(&mut self, serial: u64, stream: Stream, socket: &OwnedFd) -> Result<(), String> {
         let connection = socket.try_clone().map_err(|error| error.to_string())?;
-        let process = self
-            .containers
-            .process(&request.container_id, &request.exec_id)
-            .map_err(|refusal| refusal.message)?;
+        let process = self.containers.by_serial(serial);
+        let process = process.ok_or("the process is gone")?;
         let channels = process.streams().attach(stream, connection)?;
         // Before the first byte of the stream.
         reply(socket, String::new())?;
@@ -85,9 +100,7 @@ impl Agent {
                 .add(id, channel, &self.poller)
                 .map_err(|error| error.to_string())?;
             if matches!(direction, Direction::PipeIn | Direction::TerminalIn)
-                && let Ok(process) = self
-                    .containers
-                    .process(&request.container_id, &request.exec_id)
+                && let Some(process) = self.containers.by_serial(serial)
             {
                 process.streams().set_input(id);
             }
@@ -109,4 +122,9 @@ pub(crate) fn reply(socket: &OwnedFd, error: String) -> Result<(), String> {
     rustix::net::send(socket, &frame, SendFlags::NOSIGNAL)
         .map(drop)
         .map_err(|error| error.to_string())
+}
+
+/// Tells the host why there is no stream, and closes what it asked on with the caller's copy.
+pub(crate) fn refuse(host: &OwnedFd, reason: String) {
+    let _ = reply(host, reason);
 }

@@ -15,6 +15,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::time::ClockId;
 
 use crate::container::{Fate, Registry};
+use crate::early::Early;
 use crate::events::{Interest, Kind, Poller, Ready, Token};
 use crate::job::{Jobs, Subject};
 use crate::kmsg::{self, Level};
@@ -28,7 +29,7 @@ use crate::transport::Transport;
 
 /// Most control connections, and most streams whose opening frame has not come, at a time.
 const MAX_CONNECTIONS: usize = 16;
-const MAX_OPENING: usize = 64;
+const MAX_OPENING: usize = 256;
 /// How long output may take to be read by the host once all containers have ended.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// How long killed processes may take to end.
@@ -42,6 +43,7 @@ pub(crate) struct Agent {
     pub(crate) containers: Registry,
     pub(crate) pump: Pump,
     pub(crate) opening: HashMap<u64, Opening>,
+    pub(crate) early: Early,
     pub(crate) dialing: HashMap<u64, Dialing>,
     pub(crate) jobs: Jobs,
     pub(crate) pod_is_set_up: bool,
@@ -92,6 +94,7 @@ impl Agent {
             containers: Registry::default(),
             pump: Pump::new(),
             opening: HashMap::new(),
+            early: Early::default(),
             dialing: HashMap::new(),
             jobs: Jobs::default(),
             pod_is_set_up: false,
@@ -108,14 +111,17 @@ impl Agent {
     /// Handles events until the host has asked for the end and nothing is left to wait for.
     pub(crate) fn run(&mut self) -> io::Result<()> {
         loop {
-            let timeout = match self.advance_stop() {
+            let until = match self.advance_stop() {
                 Some(Step::Stopped) => break,
-                Some(Step::WaitUntil(time)) => Some(time.saturating_duration_since(Instant::now())),
+                Some(Step::WaitUntil(time)) => Some(time),
                 None => None,
             };
+            let until = until.into_iter().chain(self.early.deadline()).min();
+            let timeout = until.map(|time| time.saturating_duration_since(Instant::now()));
             for ready in self.poller.wait(timeout)? {
                 self.handle(ready);
             }
+            self.expire_early(Instant::now());
         }
         self.flush_sockets();
         Ok(())
@@ -184,7 +190,7 @@ impl Agent {
         {
             self.poller.remove(&handshake);
         }
-        let told = process.is_visible();
+        let (told, ticket) = (process.is_made(), process.ticket());
         let given_up = match exec_id {
             None => {
                 self.jobs.cancel(Subject::Limits(serial));
@@ -200,7 +206,11 @@ impl Agent {
         for answer in answers {
             rpc::answer(self, answer);
         }
-        if told {
+        // What it said last may have been that it is ready.
+        self.attach_early();
+        if !told {
+            self.refuse_early(ticket, "the process has ended");
+        } else {
             let mut event = AgentEvent::new();
             event.set_container_exited(ContainerExited {
                 container_id: id.to_string(),
@@ -260,6 +270,8 @@ impl Agent {
         for answer in answers {
             rpc::answer(self, answer);
         }
+        self.attach_early();
+        self.await_streams(serial);
     }
 
     /// Closes a control connection. Calls that wait on it go on and are answered to nobody.

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::sys::vsock;
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 64;
+const BACKLOG: i32 = 256;
 
 /// A family of sockets.
 #[derive(Debug, Clone)]

@@ -8,15 +8,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use agent_protocol::client::open_stream;
+use agent_protocol::VersionMismatch;
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
     AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest, StatsResponse,
     StreamOpen,
 };
-use agent_protocol::{STREAM_PORT, VersionMismatch};
 use thiserror::Error;
 
 use crate::assets::AssetError;
@@ -24,7 +23,7 @@ use crate::config::{PodConfig, Share, ShareError};
 use crate::container::{ContainerError, ContainerHandle, ContainerRequest, GuestStats, Process};
 use crate::control::End;
 use crate::events::EventSink;
-use crate::guest::{Guest, call_context};
+use crate::guest::{CALL_TIMEOUT, Guest, call_context};
 use crate::kvm::{self, KvmError};
 use crate::launch::{Resources, SHARE_TAG, VmmProcess};
 use crate::lifeline::{Awaiting, LastWords};
@@ -419,14 +418,23 @@ impl Pod {
     /// # Errors
     /// [`ContainerError::Open`] when nobody does.
     pub fn dial_localhost(&self, port: u16) -> Result<UnixStream, ContainerError> {
+        self.dial_localhost_until(port, Instant::now() + CALL_TIMEOUT)
+    }
+
+    /// Likewise, and gives up at that time.
+    pub(crate) fn dial_localhost_until(
+        &self,
+        port: u16,
+        until: Instant,
+    ) -> Result<UnixStream, ContainerError> {
         let open = StreamOpen {
             stream: Stream::LOCALHOST.into(),
             port: port.into(),
             ..Default::default()
         };
-        let mut connection = self.connect(STREAM_PORT).map_err(ContainerError::Connect)?;
-        open_stream(&mut connection, &open).map_err(ContainerError::Open)?;
-        Ok(connection)
+        let asked = self.guest.ask_for_stream(&open);
+        let asked = asked.map_err(ContainerError::Connect)?;
+        asked.opened(until)
     }
 
     /// A handle that ends the VM from any thread.

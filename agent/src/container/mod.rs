@@ -63,6 +63,10 @@ pub(crate) enum Outcome {
     Added(u32),
     /// Runs, or why it does not.
     Started(Option<StartError>),
+    /// A further process whose command runs, with its number.
+    Ran(u32),
+    /// One whose command does not, and of which nothing is left.
+    NotRun(StartError),
     Exited(ExitStatus),
     Removed,
     Paused,
@@ -164,10 +168,11 @@ impl Container {
         }
     }
 
-    /// Starts making a further process.
+    /// Starts making a further process, which `runs` by itself or waits to be started.
     pub(crate) fn add(
         &mut self,
         id: ExecId,
+        runs: bool,
         request: &ExecProcessRequest,
         serial: u64,
         reply: ReplyTo,
@@ -191,9 +196,9 @@ impl Container {
             let (handshake, control) = handshake::pair()?;
             let inherited = Inherited { control, stdio };
             let child = spawn::further_process(&plan, inherited, &self.cgroup, &self.child)?;
-            let further = Role::Further;
+            let role = if runs { Role::Run } else { Role::Further };
             Ok(Process::new(
-                further, serial, child.pid, streams, handshake, reply,
+                role, serial, child.pid, streams, handshake, reply,
             ))
         });
         let process = spawned.map_err(|error| Refusal::internal(format!("process: {error}")))?;
@@ -339,6 +344,22 @@ impl Container {
         Ok(now)
     }
 
+    /// The exit status of a further process, which is then forgotten, or none yet, in which case `reply`
+    /// will get it, and the process goes with its end.
+    pub(crate) fn wait_and_forget(
+        &mut self,
+        exec_id: &str,
+        reply: ReplyTo,
+    ) -> Result<Option<ExitStatus>, Refusal> {
+        let process = self.process(exec_id)?;
+        let exited = process.wait(reply)?;
+        process.is_forgotten_at_end = true;
+        if exited.is_some() {
+            self.further.retain(|id, _| id.as_str() != exec_id);
+        }
+        Ok(exited)
+    }
+
     /// Takes note of a process's end, after all its messages, and corrects `status`.
     pub(crate) fn on_exit(
         &mut self,
@@ -382,7 +403,7 @@ impl Container {
         };
         let failure = process.on_exit(status, answers);
         let removal = process.take_removal();
-        if failure.is_some() || removal.is_some() {
+        if failure.is_some() || removal.is_some() || process.is_forgotten_at_end {
             self.further.remove(id);
         }
         answers.extend(failure);

@@ -3,9 +3,13 @@
 //! ```text
 //!   Creating ──Ready──► Created ──start──► Starting ──exec──► Running ──► Exited
 //!      │                   │                   │ no such command ▲  exit ▲
-//!      └─ gone, with the   └───── killed ──────┼─────────────────┼──────┘
-//!         reason                               └─────────────────┘
+//!      │                   └───── killed ──────┼─────────────────┼──────┘
+//!      │                                       └─────────────────┘
+//!      └─ gone, with the reason
 //! ```
+//!
+//! One of RunProcess needs no call to start. It becomes `Awaiting` in place of `Created` until its streams
+//! are attached, and is gone if it ends before its command runs.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,6 +31,8 @@ pub(super) const MAX_WAITERS: usize = 64;
 pub(super) enum State {
     Creating(ReplyTo),
     Created,
+    /// Starts when its streams are attached.
+    Awaiting(ReplyTo),
     Starting(ReplyTo),
     Running,
     Exited(ExitStatus),
@@ -37,12 +43,14 @@ pub(super) enum State {
 pub(super) enum Role {
     First,
     Further,
+    /// A further one that starts by itself; the call that made it is answered when its command runs.
+    Run,
 }
 
 /// A process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    role: Role,
+    pub(super) role: Role,
     /// Tells its events apart from those of an earlier process of the same name.
     pub(super) serial: u64,
     pub(super) streams: Streams,
@@ -51,12 +59,16 @@ pub(crate) struct Process {
     pub(super) child: Option<Pid>,
     pub(super) handshake: Option<OwnedFd>,
     pub(super) setup_failure: Option<String>,
+    /// Why the command could not be executed, if that is told at the end.
+    start_failure: Option<StartError>,
     /// The first process of a pid namespace, which the kernel protects from signals.
     pub(super) is_protected: bool,
     /// Signal whose default action was carried out for a process that the kernel protects from it.
     pub(super) emulated: Option<i32>,
     pub(super) waiters: Vec<ReplyTo>,
     pub(super) removal: Option<ReplyTo>,
+    /// Nobody asks for it any more once its waiters have heard of its end.
+    pub(super) is_forgotten_at_end: bool,
 }
 
 impl Process {
@@ -77,10 +89,12 @@ impl Process {
             child: Some(child),
             handshake: Some(handshake),
             setup_failure: None,
+            start_failure: None,
             is_protected: false,
             emulated: None,
             waiters: Vec::new(),
             removal: None,
+            is_forgotten_at_end: false,
         }
     }
 
@@ -112,9 +126,52 @@ impl Process {
         self.child.is_some()
     }
 
-    /// Whether the call that made it has been answered with success.
-    pub(crate) fn is_visible(&self) -> bool {
+    /// Names the streams that were opened for it before it was there.
+    pub(crate) fn ticket(&self) -> u64 {
+        self.streams.ticket()
+    }
+
+    /// Whether its streams can be attached.
+    pub(crate) fn is_ready(&self) -> bool {
         !matches!(self.state, State::Creating(_))
+    }
+
+    /// Whether the host may name it: from its creation on, or at once if the call that made it is not
+    /// answered before its command runs.
+    pub(crate) fn is_visible(&self) -> bool {
+        self.is_ready() || self.role == Role::Run
+    }
+
+    /// Whether the call that made it has been answered with success.
+    pub(crate) fn is_made(&self) -> bool {
+        match self.state {
+            State::Creating(_) | State::Awaiting(_) => false,
+            State::Starting(_) => self.role != Role::Run,
+            State::Created | State::Running | State::Exited(_) => true,
+        }
+    }
+
+    /// Whether it waits for its streams to start.
+    pub(crate) fn is_awaiting(&self) -> bool {
+        matches!(self.state, State::Awaiting(_))
+    }
+
+    /// Lets the command of one that waits for its streams begin when it has them all.
+    pub(crate) fn start_if_complete(&mut self) {
+        let State::Awaiting(reply) = self.state else {
+            return;
+        };
+        if !self.streams.are_attached() {
+            return;
+        }
+        match self
+            .handshake
+            .as_ref()
+            .map_or(Ok(()), handshake::send_start)
+        {
+            Ok(()) => self.state = State::Starting(reply),
+            Err(error) => self.fail(format!("start: {error}")),
+        }
     }
 
     /// Lets the command begin. `reply` is answered when it has.
@@ -224,6 +281,10 @@ impl Process {
                 let result = Ok(match self.role {
                     Role::First => Outcome::Created(pid),
                     Role::Further => Outcome::Added(pid),
+                    Role::Run => {
+                        self.state = State::Awaiting(to);
+                        return self.start_if_complete();
+                    }
                 });
                 answers.push(Answer { to, result });
                 self.state = State::Created;
@@ -233,10 +294,14 @@ impl Process {
                 self.setup_failure = Some(text);
                 return;
             }
-            (Message::Closed, State::Starting(reply)) => {
+            (Message::Closed, State::Starting(reply)) if self.start_failure.is_none() => {
+                let outcome = match self.role {
+                    Role::First | Role::Further => Outcome::Started(None),
+                    Role::Run => Outcome::Ran(self.pid()),
+                };
                 answers.push(Answer {
                     to: *reply,
-                    result: Ok(Outcome::Started(None)),
+                    result: Ok(outcome),
                 });
                 self.state = State::Running;
                 return;
@@ -255,6 +320,11 @@ impl Process {
                 message: text,
                 ..Default::default()
             };
+            if self.role == Role::Run {
+                // Nothing of it should be left when that is told.
+                self.start_failure = Some(error);
+                return;
+            }
             answers.push(Answer {
                 to: reply,
                 result: Ok(Outcome::Started(Some(error))),
@@ -263,8 +333,8 @@ impl Process {
         }
     }
 
-    /// Takes note of its end, after all its messages, and corrects `status`. Gives the refusal of the call
-    /// that made it if that has not been answered: nothing of the process should be left when it is.
+    /// Takes note of its end, after all its messages, and corrects `status`. Gives the answer of the call
+    /// that made it if that has none yet: nothing of the process should be left when it is sent.
     pub(super) fn on_exit(
         &mut self,
         status: &mut ExitStatus,
@@ -283,7 +353,7 @@ impl Process {
             });
         }
         match std::mem::replace(&mut self.state, State::Exited(status.clone())) {
-            State::Creating(to) => {
+            State::Creating(to) | State::Awaiting(to) => {
                 let text = self.setup_failure.take();
                 let text = text.unwrap_or_else(|| "the process ended during set-up".to_owned());
                 let result = Err(Refusal::internal(text));
@@ -291,10 +361,14 @@ impl Process {
             }
             State::Starting(to) => {
                 let message = "the process ended before it became the command".to_owned();
-                let error = StartError {
+                let error = self.start_failure.take().unwrap_or_else(|| StartError {
                     message,
                     ..Default::default()
-                };
+                });
+                if self.role == Role::Run {
+                    let result = Ok(Outcome::NotRun(error));
+                    return Some(Answer { to, result });
+                }
                 let result = Ok(Outcome::Started(Some(error)));
                 answers.push(Answer { to, result });
             }

@@ -59,6 +59,14 @@ impl Registry {
             .find(|process| process.serial() == serial)
     }
 
+    /// The process, ready or not, whose streams name `ticket`.
+    pub(crate) fn by_ticket(&mut self, ticket: u64) -> Option<&mut Process> {
+        self.0
+            .values_mut()
+            .flat_map(Container::processes_mut)
+            .find(|process| ticket != 0 && process.ticket() == ticket)
+    }
+
     /// The container of its cgroup's event, and its name.
     pub(crate) fn container_by_serial(
         &mut self,

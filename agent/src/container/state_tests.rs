@@ -224,6 +224,67 @@ fn start_comes_once_and_after_the_streams() {
     );
 }
 
+/// A process that starts by itself, with one stream.
+fn running_by_itself() -> Rig {
+    let mut rig = Rig::new(&Stdio {
+        stdout: true,
+        ticket: 7,
+        ..Default::default()
+    });
+    rig.container.first.role = Role::Run;
+    rig
+}
+
+#[test]
+fn one_that_starts_by_itself_does_so_with_its_last_stream() {
+    let mut rig = running_by_itself();
+    let first = &rig.container.first;
+    assert!(first.is_visible() && !first.is_ready() && !first.is_made());
+    rig.say(&Message::Ready(None));
+    let first = &mut rig.container.first;
+    assert!(first.is_ready() && first.is_awaiting() && !first.is_made());
+    assert_eq!(first.ticket(), 7);
+    first.start_if_complete();
+    assert!(first.is_awaiting());
+    let (_host, agent) = std::os::unix::net::UnixStream::pair().unwrap();
+    first
+        .streams()
+        .attach(Stream::STDOUT, agent.into())
+        .unwrap();
+    first.start_if_complete();
+    assert!(matches!(first.state, State::Starting(CREATE)));
+    assert_eq!(first.ticket(), 0);
+    assert!(receive_start(&rig.process).unwrap());
+    assert!(rig.answers.is_empty());
+    rig.hang_up();
+    let pid = rig.child.id();
+    assert_eq!(rig.answer(CREATE), Ok(Outcome::Ran(pid)));
+    assert!(rig.container.first.is_made());
+}
+
+#[test]
+fn one_that_starts_by_itself_is_told_of_once() {
+    // While it waits for its streams.
+    let mut rig = running_by_itself();
+    rig.say(&Message::Ready(None));
+    rig.hang_up();
+    assert_eq!(rig.exit(signalled(libc::SIGKILL)), Fate::Gone);
+    assert_eq!(rig.answer(CREATE).unwrap_err().code, Code::INTERNAL);
+    // When its command is not there: not before it is gone.
+    let mut rig = running_by_itself();
+    rig.say(&Message::Ready(None));
+    rig.container.first.streams().close_unattached();
+    rig.container.first.start_if_complete();
+    rig.say(&Message::CommandNotFound("nope".to_owned()));
+    rig.hang_up();
+    assert!(rig.answers.is_empty() && !rig.container.first.is_made());
+    assert_eq!(rig.exit(code(127)), Fate::Gone);
+    let Ok(Outcome::NotRun(error)) = rig.answer(CREATE) else {
+        panic!("it ran")
+    };
+    assert_eq!(error.message, "nope");
+}
+
 #[test]
 fn messages_out_of_turn_change_nothing() {
     let mut rig = Rig::created();

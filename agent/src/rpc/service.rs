@@ -5,8 +5,8 @@ use agent_protocol::proto::{
     ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, MakeVolumeRequest,
     MakeVolumeResponse, PauseContainerResponse, PowerOffRequest, PowerOffResponse,
     ReadVolumeFileRequest, ReadVolumeFileResponse, RemoveContainerRequest, RemoveContainerResponse,
-    ResizePtyRequest, ResizePtyResponse, SetupPodRequest, SetupPodResponse, SignalContainerRequest,
-    SignalContainerResponse, StartContainerRequest, StartContainerResponse,
+    ResizePtyRequest, ResizePtyResponse, RunProcessResponse, SetupPodRequest, SetupPodResponse,
+    SignalContainerRequest, SignalContainerResponse, StartContainerRequest, StartContainerResponse,
     UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse,
 };
 use agent_protocol::{PROTOCOL_VERSION, SERVICE, check_versions};
@@ -76,6 +76,14 @@ pub(crate) fn answer(agent: &mut Agent, answer: Answer) {
             start_error: error.into(),
             ..Default::default()
         }),
+        Outcome::Ran(pid) => serialise(&RunProcessResponse {
+            pid,
+            ..Default::default()
+        }),
+        Outcome::NotRun(error) => serialise(&RunProcessResponse {
+            start_error: Some(error).into(),
+            ..Default::default()
+        }),
     });
     let ReplyTo { connection, stream } = answer.to;
     if !send(agent, connection, stream, result) {
@@ -119,8 +127,18 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
         "OnlineCpus" => method(payload, |request| {
             resources::online_cpus(agent, reply, &request)
         }),
-        "CreateContainer" => method(payload, |request| create(agent, reply, &request)),
-        "ExecProcess" => method(payload, |request| exec(agent, reply, &request)),
+        "CreateContainer" => method(payload, |request: CreateContainerRequest| {
+            let made = create(agent, reply, &request);
+            making(agent, request.stdio.get_or_default().ticket, made)
+        }),
+        "ExecProcess" => method(payload, |request: ExecProcessRequest| {
+            let made = exec(agent, reply, &request, false);
+            making(agent, request.stdio.get_or_default().ticket, made)
+        }),
+        "RunProcess" => method(payload, |request: ExecProcessRequest| {
+            let made = exec(agent, reply, &request, true);
+            making(agent, request.stdio.get_or_default().ticket, made)
+        }),
         "StartContainer" => method(payload, |request| start(agent, reply, &request)),
         "WaitContainer" => method(payload, |request| wait(agent, reply, &request)),
         "SignalContainer" => method(payload, |request| signal(agent, &request)),
@@ -219,16 +237,22 @@ fn create(
     Ok(None)
 }
 
+/// Turns away the streams of a process that is not to be.
+fn making<T>(agent: &mut Agent, ticket: u64, made: Reply<T>) -> Reply<T> {
+    made.inspect_err(|refusal| agent.refuse_early(ticket, &refusal.message))
+}
+
 fn exec(
     agent: &mut Agent,
     reply: ReplyTo,
     request: &ExecProcessRequest,
+    runs: bool,
 ) -> Reply<ExecProcessResponse> {
     let id = exec_id(&request.exec_id)?;
     agent.containers.check_room_for_further()?;
     let serial = agent.next_id();
     let container = agent.containers.get(&request.container_id)?;
-    let process = container.add(id, request, serial, reply)?;
+    let process = container.add(id, runs, request, serial, reply)?;
     await_messages(process, &agent.poller);
     Ok(None)
 }
@@ -258,8 +282,13 @@ fn wait(
     reply: ReplyTo,
     request: &WaitContainerRequest,
 ) -> Reply<WaitContainerResponse> {
-    let process = process(agent, &request.container_id, &request.exec_id)?;
-    Ok(process.wait(reply)?.map(exited))
+    let container = agent.containers.get(&request.container_id)?;
+    let status = match (request.forget, request.exec_id.as_str()) {
+        (false, exec_id) => container.process(exec_id)?.wait(reply),
+        (true, "") => Err(Refusal::invalid("forget needs an exec_id")),
+        (true, exec_id) => container.wait_and_forget(exec_id, reply),
+    };
+    Ok(status?.map(exited))
 }
 
 fn exited(status: agent_protocol::proto::ExitStatus) -> WaitContainerResponse {
@@ -299,7 +328,9 @@ fn resize(agent: &mut Agent, request: &ResizePtyRequest) -> Reply<ResizePtyRespo
 
 fn close_stdin(agent: &mut Agent, request: &CloseStdinRequest) -> Reply<CloseStdinResponse> {
     let process = process(agent, &request.container_id, &request.exec_id)?;
-    if let Some(channel) = process.streams().close_input() {
+    let channel = process.streams().close_input();
+    process.start_if_complete();
+    if let Some(channel) = channel {
         agent.pump.end_source(channel, &agent.poller);
     }
     Ok(Some(CloseStdinResponse::new()))

@@ -41,6 +41,8 @@ pub(crate) struct Streams {
     terminal_taken: bool,
     /// Where the input goes through, for closing it.
     input: Option<ChannelId>,
+    /// What streams name that were opened before the process was there; 0 is none.
+    ticket: u64,
 }
 
 impl Streams {
@@ -54,6 +56,7 @@ impl Streams {
         if stdio.tty {
             let streams = Self {
                 has_terminal: true,
+                ticket: stdio.ticket,
                 ..Self::default()
             };
             return Ok((streams, [null.try_clone()?, null.try_clone()?, null]));
@@ -73,9 +76,15 @@ impl Streams {
             stdin,
             stdout,
             stderr,
+            ticket: stdio.ticket,
             ..Self::default()
         };
         Ok((streams, [child_in, child_out, child_err]))
+    }
+
+    /// What streams name that were opened earlier.
+    pub(crate) fn ticket(&self) -> u64 {
+        self.ticket
     }
 
     /// Takes the master side that the container's first process opened.
@@ -103,6 +112,15 @@ impl Streams {
         stream: Stream,
         connection: OwnedFd,
     ) -> Result<Vec<Channel>, String> {
+        let channels = self.take(stream, connection)?;
+        if self.are_attached() {
+            // It has done its work, and numbers of a host that has long been gone may come again.
+            self.ticket = 0;
+        }
+        Ok(channels)
+    }
+
+    fn take(&mut self, stream: Stream, connection: OwnedFd) -> Result<Vec<Channel>, String> {
         let (slot, direction) = match stream {
             Stream::STDIN => (&mut self.stdin, Direction::PipeIn),
             Stream::STDOUT => (&mut self.stdout, Direction::PipeOut),

@@ -8,6 +8,7 @@
 mod agent;
 mod config;
 mod control;
+mod early;
 mod exec;
 mod files;
 mod hostile;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         process::CASES,
         seccomp::CASES,
         shared_pids::CASES,
+        early::CASES,
         exec::CASES,
         control::CASES,
         control::CPU_CASES,

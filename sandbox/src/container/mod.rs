@@ -1,14 +1,19 @@
 //! Containers of a pod and the processes in them.
 //!
 //! ```text
-//!   Pod ──create──▶ Process ◀──exec── ContainerHandle ──▶ pause, resume, update, stats
+//!   Pod ──create──▶ Process ◀── exec, run ── ContainerHandle ──▶ pause, resume, update, stats
 //!                      │ handle
 //!                      ▼
 //!                ProcessHandle ──▶ start, wait, signal, resize, close_stdin, remove
 //! ```
+//!
+//! A process's streams and the call that makes it are asked for in one breath; the agent puts them together.
 
 mod error;
 mod process;
+mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use agent_protocol::proto::{
     ContainerStats, CpuStats, GuestStats, IoStats, MemoryStats, PidsStats, ProcessInfo,
@@ -25,6 +30,7 @@ use crate::guest::{Guest, call_context};
 use crate::oci::{Rootfs, Stdio};
 use error::call;
 use serde::{Deserialize, Serialize};
+use streams::AskedStreams;
 
 /// A container as the agent is asked for it.
 #[derive(Clone, Debug)]
@@ -73,12 +79,13 @@ impl ContainerHandle {
         request: ContainerRequest,
     ) -> Result<Process, ContainerError> {
         let handle = ProcessHandle::new(guest, &request.id, "");
+        let streams = AskedStreams::ask(guest, request.stdio)?;
         let seccomp = request.seccomp.unwrap_or_default();
         let wire = CreateContainerRequest {
             container_id: request.id,
             oci_spec_json: request.spec_json,
             rootfs: Some(request.rootfs.to_wire()).into(),
-            stdio: Some(request.stdio.to_wire()).into(),
+            stdio: Some(streams.stdio()).into(),
             pid_namespace_of: request.pid_namespace_of.unwrap_or_default(),
             seccomp_bpf: seccomp.program,
             seccomp_flags: seccomp.flags,
@@ -88,7 +95,7 @@ impl ContainerHandle {
             .agent
             .create_container(call_context(), &wire)
             .map_err(call("CreateContainer"))?;
-        attach(handle, request.stdio)
+        Process::made(handle, streams)
     }
 
     /// Makes one more process in the container, to be started. `process_json` is an OCI `process`.
@@ -101,38 +108,78 @@ impl ContainerHandle {
         process_json: &[u8],
         stdio: Stdio,
     ) -> Result<Process, ContainerError> {
-        self.add(exec_id, process_json, stdio, false)
-    }
-
-    /// Makes a process of the agent's own program for archives in the container, to be started. The
-    /// arguments in `process_json` are as [`agent_protocol::archive`] has them.
-    ///
-    /// # Errors
-    /// [`ContainerError`].
-    pub fn archive(&self, exec_id: &str, process_json: &[u8]) -> Result<Process, ContainerError> {
-        self.add(exec_id, process_json, Stdio::pipes(true), true)
-    }
-
-    fn add(
-        &self,
-        exec_id: &str,
-        process_json: &[u8],
-        stdio: Stdio,
-        archive: bool,
-    ) -> Result<Process, ContainerError> {
-        let request = ExecProcessRequest {
-            archive,
-            container_id: self.id.clone(),
-            exec_id: exec_id.to_owned(),
-            process_json: process_json.to_owned(),
-            stdio: Some(stdio.to_wire()).into(),
-            ..Default::default()
-        };
+        let (request, streams) = self.request(exec_id, process_json, stdio)?;
         self.guest
             .agent
             .exec_process(call_context(), &request)
             .map_err(call("ExecProcess"))?;
-        attach(ProcessHandle::new(&self.guest, &self.id, exec_id), stdio)
+        Process::made(self.process(exec_id), streams)
+    }
+
+    /// Runs one more command in the container. `process_json` is an OCI `process`.
+    ///
+    /// # Errors
+    /// [`ContainerError`], of which [`ContainerError::Start`] means that the command cannot be executed;
+    /// nothing is left of the process.
+    pub fn run(
+        &self,
+        exec_id: &str,
+        process_json: &[u8],
+        stdio: Stdio,
+    ) -> Result<Process, ContainerError> {
+        let (request, streams) = self.request(exec_id, process_json, stdio)?;
+        self.carry_out(&request, streams)
+    }
+
+    /// Runs the agent's own program for archives in the container. The arguments in `process_json` are as
+    /// [`agent_protocol::archive`] has them.
+    ///
+    /// # Errors
+    /// As those of [`run`](Self::run).
+    pub fn run_archive(
+        &self,
+        exec_id: &str,
+        process_json: &[u8],
+    ) -> Result<Process, ContainerError> {
+        let (mut request, streams) = self.request(exec_id, process_json, Stdio::pipes(true))?;
+        request.archive = true;
+        self.carry_out(&request, streams)
+    }
+
+    fn request(
+        &self,
+        exec_id: &str,
+        process_json: &[u8],
+        stdio: Stdio,
+    ) -> Result<(ExecProcessRequest, AskedStreams), ContainerError> {
+        let streams = AskedStreams::ask(&self.guest, stdio)?;
+        let request = ExecProcessRequest {
+            container_id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            process_json: process_json.to_owned(),
+            stdio: Some(streams.stdio()).into(),
+            ..Default::default()
+        };
+        Ok((request, streams))
+    }
+
+    fn carry_out(
+        &self,
+        request: &ExecProcessRequest,
+        streams: AskedStreams,
+    ) -> Result<Process, ContainerError> {
+        let handle = self.process(&request.exec_id);
+        let answer = self.guest.agent.run_process(call_context(), request);
+        let error = answer.map(|mut response| response.start_error.take());
+        // Without an answer it may run all the same.
+        let remove = |error: &ContainerError| {
+            if !error.is_refusal() {
+                let _ = handle.remove();
+            }
+        };
+        let error = error.map_err(call("RunProcess")).inspect_err(remove)?;
+        process::check_start(error)?;
+        Process::made(handle, streams)
     }
 
     /// Freezes all its processes.
@@ -207,11 +254,4 @@ impl ContainerHandle {
     pub fn process(&self, exec_id: &str) -> ProcessHandle {
         ProcessHandle::new(&self.guest, &self.id, exec_id)
     }
-}
-
-/// Connects the streams of a new process, which does not stay if that fails.
-fn attach(handle: ProcessHandle, stdio: Stdio) -> Result<Process, ContainerError> {
-    Process::attach(handle.clone(), stdio).inspect_err(|_| {
-        let _ = handle.remove();
-    })
 }

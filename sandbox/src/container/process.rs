@@ -2,17 +2,15 @@
 
 use std::os::unix::net::UnixStream;
 
-use agent_protocol::STREAM_PORT;
-use agent_protocol::client::open_stream;
 use agent_protocol::proto::{
     CloseStdinRequest, ExitStatus, RemoveContainerRequest, ResizePtyRequest,
-    SignalContainerRequest, StartContainerRequest, StreamOpen, WaitContainerRequest, exit_status,
-    start_error, stream_open,
+    SignalContainerRequest, StartContainerRequest, StartError, WaitContainerRequest, exit_status,
+    start_error,
 };
 
 use super::error::{ContainerError, StartFailure, call};
+use super::streams::{AskedStreams, Streams};
 use crate::guest::{Guest, call_context};
-use crate::oci::Stdio;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,37 +58,25 @@ pub struct Process {
 }
 
 impl Process {
-    /// Connects the streams of a process that was just made.
-    pub(super) fn attach(handle: ProcessHandle, stdio: Stdio) -> Result<Self, ContainerError> {
-        use stream_open::Stream;
-        let mut process = Self {
-            stdin: None,
-            stdout: None,
-            stderr: None,
+    /// A process that was just made, and does not stay without its streams.
+    pub(super) fn made(
+        handle: ProcessHandle,
+        streams: AskedStreams,
+    ) -> Result<Self, ContainerError> {
+        let opened = streams.opened().inspect_err(|_| {
+            let _ = handle.remove();
+        })?;
+        let Streams {
+            stdin,
+            stdout,
+            stderr,
+        } = opened;
+        Ok(Self {
             handle,
-        };
-        match stdio {
-            Stdio::Terminal { .. } => {
-                let pty = process.handle.open(Stream::PTY)?;
-                process.stdin = Some(pty.try_clone().map_err(ContainerError::Connect)?);
-                process.stdout = Some(pty);
-            }
-            Stdio::Pipes {
-                stdin,
-                stdout,
-                stderr,
-            } => {
-                let open =
-                    |wanted: bool, stream| wanted.then(|| process.handle.open(stream)).transpose();
-                let streams = (
-                    open(stdin, Stream::STDIN)?,
-                    open(stdout, Stream::STDOUT)?,
-                    open(stderr, Stream::STDERR)?,
-                );
-                (process.stdin, process.stdout, process.stderr) = streams;
-            }
-        }
-        Ok(process)
+            stdin,
+            stdout,
+            stderr,
+        })
     }
 
     /// Starts the command.
@@ -134,21 +120,6 @@ impl ProcessHandle {
         }
     }
 
-    fn open(&self, stream: stream_open::Stream) -> Result<UnixStream, ContainerError> {
-        let mut connection = self
-            .guest
-            .connect(STREAM_PORT)
-            .map_err(ContainerError::Connect)?;
-        let request = StreamOpen {
-            container_id: self.container.clone(),
-            exec_id: self.exec.clone(),
-            stream: stream.into(),
-            ..Default::default()
-        };
-        open_stream(&mut connection, &request).map_err(ContainerError::Open)?;
-        Ok(connection)
-    }
-
     /// Starts the command.
     ///
     /// # Errors
@@ -164,18 +135,7 @@ impl ProcessHandle {
             .agent
             .start_container(call_context(), &request)
             .map_err(call("StartContainer"))?;
-        let Some(error) = response.start_error.take() else {
-            return Ok(());
-        };
-        let kind = match error.kind.enum_value_or_default() {
-            start_error::Kind::COMMAND_NOT_FOUND => StartFailure::NotFound,
-            start_error::Kind::COMMAND_NOT_EXECUTABLE => StartFailure::NotExecutable,
-            start_error::Kind::OTHER => StartFailure::Other,
-        };
-        Err(ContainerError::Start {
-            kind,
-            message: error.message,
-        })
+        check_start(response.start_error.take())
     }
 
     /// Waits until the command ends, however long that takes.
@@ -183,9 +143,23 @@ impl ProcessHandle {
     /// # Errors
     /// [`ContainerError::Call`] when the agent is gone.
     pub fn wait(&self) -> Result<Exit, ContainerError> {
+        self.wait_and(false)
+    }
+
+    /// Likewise for one that was added to a container, and forgets it then; its streams stay until their
+    /// ends.
+    ///
+    /// # Errors
+    /// [`ContainerError::Call`] when the agent is gone.
+    pub fn wait_and_forget(&self) -> Result<Exit, ContainerError> {
+        self.wait_and(true)
+    }
+
+    fn wait_and(&self, forget: bool) -> Result<Exit, ContainerError> {
         let request = WaitContainerRequest {
             container_id: self.container.clone(),
             exec_id: self.exec.clone(),
+            forget,
             ..Default::default()
         };
         let forever = ttrpc::context::Context::default();
@@ -269,4 +243,20 @@ impl ProcessHandle {
             .map_err(call("RemoveContainer"))?;
         Ok(())
     }
+}
+
+/// What the agent tells of a command that should run.
+pub(super) fn check_start(error: Option<StartError>) -> Result<(), ContainerError> {
+    let Some(error) = error else {
+        return Ok(());
+    };
+    let kind = match error.kind.enum_value_or_default() {
+        start_error::Kind::COMMAND_NOT_FOUND => StartFailure::NotFound,
+        start_error::Kind::COMMAND_NOT_EXECUTABLE => StartFailure::NotExecutable,
+        start_error::Kind::OTHER => StartFailure::Other,
+    };
+    Err(ContainerError::Start {
+        kind,
+        message: error.message,
+    })
 }

@@ -24,7 +24,7 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, request: &ExecRequest
     }
 }
 
-/// Hands a process's streams over, steers it, and forgets it when it has ended and the client is gone.
+/// Hands a process's streams over, steers it until it has ended, and waits for the client to be gone.
 pub(super) fn attend(process: Process, socket: OwnedFd) {
     let handle = process.handle();
     let streams = [&process.stdout, &process.stderr, &process.stdin];
@@ -42,11 +42,12 @@ pub(super) fn attend(process: Process, socket: OwnedFd) {
             .stack_size(STACK);
         thread.spawn(move || steer(&handle, &socket))
     });
-    match handle.wait() {
+    match handle.wait_and_forget() {
         Ok(exit) => {
             let _ = packet::send(&*socket, &Reply::Exited(exit.into()), &[]);
         }
         Err(_) => {
+            let _ = handle.remove();
             let gone = Reply::Refused {
                 kind: RefusalKind::NotNow,
                 message: "the pod ended before the command did".into(),
@@ -56,11 +57,10 @@ pub(super) fn attend(process: Process, socket: OwnedFd) {
             let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
         }
     }
-    // The client closes when it has read all output, which forgetting the process would cut off.
+    // The client closes when it has read all output.
     if let Some(Ok(steering)) = steering {
         let _ = steering.join();
     }
-    let _ = handle.remove();
 }
 
 pub(super) fn steer(process: &ProcessHandle, socket: &OwnedFd) {
@@ -116,15 +116,11 @@ fn start(shared: &Arc<Shared>, request: &ExecRequest) -> Result<Process, Reply> 
     let spec = process_spec(plan, request).to_string();
     let container = pod.container(&plan.name);
     let mut process = container
-        .exec(&id, spec.as_bytes(), stdio)
+        .run(&id, spec.as_bytes(), stdio)
         .map_err(refusal)?;
     if !request.stdin {
         // A terminal has an input whether it is wanted or not.
         process.stdin = None;
-    }
-    if let Err(error) = process.start() {
-        let _ = process.handle().remove();
-        return Err(refusal(error));
     }
     Ok(process)
 }

@@ -28,13 +28,8 @@ fn start(shared: &Shared, request: &FilesRequest) -> Result<Process, Reply> {
     let (pod, plan, _) = exec::running_container(shared, request.container.as_deref())?;
     let spec = process_spec(plan, request).to_string();
     let container = pod.container(&plan.name);
-    let process = container.archive(&exec::new_id(), spec.as_bytes());
-    let process = process.map_err(exec::refusal)?;
-    if let Err(error) = process.start() {
-        let _ = process.handle().remove();
-        return Err(exec::refusal(error));
-    }
-    Ok(process)
+    let process = container.run_archive(&exec::new_id(), spec.as_bytes());
+    process.map_err(exec::refusal)
 }
 
 /// Root in the container, whoever its own processes are: files have many owners.

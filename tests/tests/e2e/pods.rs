@@ -292,6 +292,29 @@ fn a_signal_reaches_a_command_that_was_added() {
 }
 
 #[test]
+fn commands_that_come_together_have_their_own_streams() {
+    let _bench = Bench::new();
+    let _pod = Pod::start("e2e-together", &[], "sleep 1000");
+    let script = "read word; echo out $word; echo error $word >&2; exit $word";
+    let running: Vec<_> = (1..=8)
+        .map(|number| {
+            verb(&["exec", "-i", "e2e-together", "sh", "-c", script])
+                .stdin(format!("{number}\n"))
+                .within(60)
+                .start()
+        })
+        .collect();
+    for (running, number) in running.into_iter().zip(1..) {
+        let outcome = running.wait().status(number);
+        assert_eq!(outcome.text(), format!("out {number}\n"));
+        assert_eq!(outcome.stderr, format!("error {number}\n"));
+    }
+    // One that does not run takes nobody else's place.
+    podvmm_does(&["exec", "e2e-together", "/no/such"]).failed(127, &["/no/such"]);
+    podvmm_does(&["exec", "e2e-together", "echo", "after"]).prints("after\n");
+}
+
+#[test]
 fn logs_are_followed_to_the_end_and_cut_where_asked() {
     let _bench = Bench::new();
     let pod = Pod::start(

@@ -77,23 +77,20 @@ pub(super) fn run(
 }
 
 fn carry_out(container: &ContainerHandle, id: &str, spec: &[u8]) -> Result<Ran, ContainerError> {
-    let mut process = container.exec(id, spec, Stdio::pipes(false))?;
+    let mut process = container.run(id, spec, Stdio::pipes(false))?;
     let handle = process.handle();
     let remove = |_: &ContainerError| drop(handle.remove());
-    process.start().inspect_err(remove)?;
     let streams = [process.stdout.take(), process.stderr.take()];
     let (tell, told) = mpsc::channel();
     let thread = std::thread::Builder::new()
         .name("output".into())
         .stack_size(STACK);
-    let reading = thread.spawn(move || drop(tell.send(collect(streams))));
-    let exit = handle.wait().inspect_err(remove)?;
-    // Whoever it has left behind may keep its streams open, and the process goes by being removed.
-    let mut output = told.recv_timeout(OUTPUT_PATIENCE).ok();
-    let _ = handle.remove();
-    if output.is_none() && reading.is_ok() {
-        output = told.recv_timeout(OUTPUT_PATIENCE).ok();
+    if let Err(error) = thread.spawn(move || drop(tell.send(collect(streams)))) {
+        log::warn!("no thread for a command's output: {error}");
     }
+    let exit = handle.wait_and_forget().inspect_err(remove)?;
+    // Whoever it has left behind may keep its streams open.
+    let output = told.recv_timeout(OUTPUT_PATIENCE).ok();
     Ok(Ran::Exited {
         code: exit.code,
         output: String::from_utf8_lossy(&output.unwrap_or_default()).into_owned(),

@@ -8,14 +8,12 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use agent_protocol::STREAM_PORT;
-use agent_protocol::client::{OpenStreamError, open_stream};
+use agent_protocol::client::OpenStreamError;
 use agent_protocol::frame::FrameError;
-use agent_protocol::proto::StreamOpen;
-use agent_protocol::proto::stream_open::Stream;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::HttpGet;
+use crate::container::ContainerError;
 use crate::pod::Pod;
 
 /// Redirections that are followed (Go's http.Client).
@@ -117,23 +115,15 @@ impl Connection {
 }
 
 fn dial_guest(pod: &Pod, port: u16, until: Instant) -> Result<OwnedFd, HttpError> {
-    let request = StreamOpen {
-        stream: Stream::LOCALHOST.into(),
-        port: port.into(),
-        ..Default::default()
-    };
-    let mut connection = Connection {
-        socket: pod.connect(STREAM_PORT)?.into(),
-        until,
-    };
-    match open_stream(&mut connection, &request) {
-        Ok(()) => Ok(connection.socket),
+    match pod.dial_localhost_until(port, until) {
+        Ok(connection) => Ok(connection.into()),
         // "connect to port 80: Connection refused (os error 111)"
-        Err(OpenStreamError::Refused { reason }) => {
+        Err(ContainerError::Open(OpenStreamError::Refused { reason })) => {
             let why = reason.rsplit(": ").next().unwrap_or(&reason);
             Err(HttpError::Answer(format!("connect: {}", plain(why))))
         }
-        Err(OpenStreamError::Frame(FrameError::Io(error))) => Err(error.into()),
+        Err(ContainerError::Open(OpenStreamError::Frame(FrameError::Io(error))))
+        | Err(ContainerError::Connect(error)) => Err(error.into()),
         Err(error) => Err(HttpError::Answer(crate::monitor::one_line(&error))),
     }
 }
