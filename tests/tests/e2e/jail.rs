@@ -23,7 +23,7 @@ const FIRST_UID: u32 = 2_000_000_000;
 const USER: u32 = 54_321;
 
 /// A process of the host.
-struct Process(u32);
+pub struct Process(u32);
 
 impl Process {
     /// The one child of `parent`, once it is called `name`.
@@ -47,7 +47,7 @@ impl Process {
         Self::child_of(podvmm.pid(), "podvmm-warden")
     }
 
-    fn vmm_of(podvmm: &Running) -> Self {
+    pub fn vmm_of(podvmm: &Running) -> Self {
         Self::child_of(Self::warden_of(podvmm).0, "podvmm-vmm")
     }
 
@@ -55,7 +55,7 @@ impl Process {
         Path::new("/proc").join(self.0.to_string()).join(name)
     }
 
-    fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
@@ -117,7 +117,7 @@ fn idle<'a>(bench: &Bench, options: impl IntoIterator<Item = &'a str>) -> Runnin
     running
 }
 
-fn end(running: Running) {
+pub fn end(running: Running) {
     running.signal(Signal::TERM);
     thread::sleep(Duration::from_millis(500));
     running.signal(Signal::TERM);
