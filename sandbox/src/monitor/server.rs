@@ -57,7 +57,7 @@ impl Server {
             let (shared, busy) = (Arc::clone(shared), Arc::clone(&busy));
             let quit = quit.try_clone()?;
             let thread = std::thread::Builder::new()
-                .name("control".into())
+                .name("requests".into())
                 .stack_size(STACK);
             thread.spawn(move || accept(&shared, &listener, &quit, &busy))?
         };

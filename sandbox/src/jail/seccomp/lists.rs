@@ -91,8 +91,7 @@ const COMMON: &[Call] = calls![
 /// What starting a thread takes: before its own filter is in place, and in the thread that starts it.
 const START_THREADS: &[Call] = calls![
     SYS_clone when Is(0, &[NEW_THREAD]), "a thread, and never a process";
-    SYS_clone3, "gets ENOSYS from a filter of its own, since its flags are in memory; glibc then takes clone",
-        unseen "that filter answers before calls are counted";
+    SYS_clone3, "gets ENOSYS from a filter of its own, since its flags are in memory; glibc then takes clone";
     SYS_rseq, "glibc registers each thread for restartable sequences";
     SYS_set_robust_list, "glibc registers each thread's robust locks";
     SYS_sched_getaffinity, "glibc finds the bounds of a thread's stack";
@@ -178,7 +177,7 @@ const RNG: &[Call] = calls![
 
 /// It gives memory back by the `madvise` that every thread has.
 const BALLOON: &[Call] = calls![
-    SYS_read, "its doorbell", unseen "pods are given no balloon yet";
+    SYS_read, "its doorbell";
 ];
 
 const NET: &[Call] = calls![
