@@ -292,7 +292,7 @@ spec:
     let pod = Pod("e2e-large".to_owned());
     let options = ["--data", data.to_str().unwrap()];
     run(&bench, &images, &path, &options).prints("e2e-large\n");
-    // It is looked every 10 s, and the containers may have 1 s, whatever the manifest says.
+    // It is looked every 10 s, and the containers are asked to end and may have 1 s, whatever the manifest says.
     let until = Instant::now() + Duration::from_secs(30) * slowness();
     while pod.status() != "stopped" {
         assert!(Instant::now() < until, "{:#}", pod.record());
@@ -300,7 +300,7 @@ spec:
     }
     let reason = "Evicted: Usage of EmptyDir volume \"x\" exceeds the limit \"1Mi\".";
     assert_eq!(pod.record()["reason"], reason);
-    assert_eq!(container(&pod, "main")["exit"]["code"], 137);
+    assert_eq!(container(&pod, "main")["exit"]["code"], 143);
     let listed = podvmm_does(&["ps", "-a"]).status(0).text();
     assert!(
         listed.contains("Failed") && listed.contains("Evicted: Usage of EmptyDir volume"),
