@@ -435,12 +435,14 @@ fn signals_are_sent_and_a_killed_pod_ends() {
 fn a_container_is_started_again_as_its_policy_says() {
     let _bench = Bench::new();
     let pod = Pod::start("e2e-again", &["--restart", "on-failure"], "echo up; exit 3");
-    // The first time at once, then after a pause.
+    // The first time at once, then after a pause. It waits before it is started for the second time, too.
+    pod.wait_for_log("up\nup\n");
     let until = Instant::now() + Duration::from_secs(10) * slowness();
     loop {
         let record = pod.record();
         let container = &record["record"]["containers"][0];
-        if container["restarts"] == 1 && container["phase"] == "waiting" {
+        assert_eq!(container["restarts"], 1);
+        if container["phase"] == "waiting" {
             assert_eq!(container["exit"]["code"], 3);
             break;
         }
