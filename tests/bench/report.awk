@@ -82,6 +82,13 @@ END {
   row("pod rss-warden", "warden", "KiB")
   row("pod rss-guest", "guest RAM", "KiB")
 
+  head("exec of `true` in what runs, start to end")
+  row("exec podvmm", "podvmm exec", "M")
+  row("exec runc", "runc exec", "M")
+  p = median("exec podvmm"); r = median("exec runc")
+  emit("ratio.exec", "podvmm exec / runc exec, by the medians", "ratio", p && r ? p / r : "", "", 1.5,
+    r ? "" : " (runc is not installed)")
+
   head("Same kernel, trivial init, 1 vCPU, 256 MiB")
   peer("podvmm", "podvmm's VMM", "always")
   peer("firecracker", "Firecracker (FIRECRACKER=)", firecracker)
