@@ -8,9 +8,10 @@
 //! ```
 
 use std::io::Write;
+use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
@@ -19,13 +20,11 @@ use anyhow::Context;
 use containerd_shim_protos::api::{DeleteResponse, ShutdownRequest};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::{Client, TaskClient, ttrpc};
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Args;
 use crate::bundle;
 use crate::cgroup::{self, IN_THE_END};
+use crate::listener::{self, Dialled};
 use crate::process::timestamp;
 
 /// Status of what was killed.
@@ -69,8 +68,12 @@ pub fn finish(args: &Args) {
 /// Sees to it that shim and VM are gone, or are going by themselves; `false` if that takes too long.
 fn clean(args: &Args, answer: Duration, rest: Duration) -> bool {
     let socket = bundle::socket(&args.namespace, &args.id);
-    if UnixStream::connect(&socket).is_ok() {
-        return is_told_to_end(&socket, answer) || UnixStream::connect(&socket).is_err();
+    match listener::dial(&socket) {
+        Dialled::Nobody => {}
+        Dialled::Connected(shim) => {
+            return is_told_to_end(shim, answer) || !listener::is_there(&socket);
+        }
+        Dialled::Full => return false,
     }
     // The VM needs no killing: it ends with its shim.
     sandbox::rundir::remove_abandoned(&bundle::root(&args.namespace).join(&args.id));
@@ -86,39 +89,33 @@ fn clean(args: &Args, answer: Duration, rest: Duration) -> bool {
 }
 
 /// Asks the shim to end, whatever tasks it has; `false` if it does not say yes.
-fn is_told_to_end(socket: &Path, limit: Duration) -> bool {
+fn is_told_to_end(shim: UnixStream, limit: Duration) -> bool {
     let request = ShutdownRequest {
         now: true,
         ..Default::default()
     };
     let nanoseconds = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
-    Client::connect(&format!("unix://{}", socket.display())).is_ok_and(|client| {
+    // The client owns the descriptor.
+    Client::new(shim.into_raw_fd()).is_ok_and(|client| {
         let context = ttrpc::context::with_timeout(nanoseconds);
         TaskClient::new(client).shutdown(context, &request).is_ok()
     })
 }
 
 /// Kills the shim that listens on `socket`, and waits until nobody does.
-fn kill(socket: &PathBuf) -> bool {
-    let Ok(connection) = UnixStream::connect(socket) else {
-        return true;
-    };
-    // Who has that number now is the one who listens, or the connection would be closed.
-    let shim =
-        socket_peercred(&connection).and_then(|peer| pidfd_open(peer.pid, PidfdFlags::empty()));
-    match shim.and_then(|shim| pidfd_send_signal(shim, Signal::KILL)) {
-        Ok(()) => log::warn!(
+fn kill(socket: &Path) -> bool {
+    match listener::kill(socket) {
+        Ok(0) => {}
+        Ok(_) => log::warn!(
             "{}: the shim did not answer and was killed",
             socket.display()
         ),
-        // It has ended meanwhile, and may not be reaped yet (EINVAL).
-        Err(Errno::SRCH | Errno::INVAL) => {}
         Err(error) => {
             log::warn!("{}: the shim cannot be killed: {error}", socket.display());
             return false;
         }
     }
-    while UnixStream::connect(socket).is_ok() {
+    while listener::is_there(socket) {
         sleep(POLL_INTERVAL);
     }
     true

@@ -35,6 +35,7 @@ mod delete;
 mod events;
 mod forward;
 mod guest;
+mod listener;
 mod pod;
 mod process;
 mod serve;

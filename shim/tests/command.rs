@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::Message;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
@@ -143,6 +145,7 @@ impl Shim {
             if test_kill_process(pid).is_ok() {
                 return pid;
             }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -173,6 +176,17 @@ fn a_shim_that_hangs_is_killed_after_delete_has_answered() {
         return;
     };
     kill_process(shim.pid(), Signal::STOP).unwrap();
+    // As many as can wait for it, for instance because somebody has tried again and again.
+    let address = SocketAddrUnix::new(shim.socket()).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let ours = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        match connect(&ours, &address) {
+            Ok(()) => waiting.push(ours),
+            Err(error) => break assert_eq!(error, Errno::AGAIN),
+        }
+    }
     let began = Instant::now();
     assert!(shim.run("delete").status.success());
     // containerd waits five seconds.
