@@ -106,7 +106,7 @@ const MAIN: &[Call] = calls![
     SYS_eventfd2, "doorbells, interrupt lines, the device workers' stop signals";
     SYS_epoll_create1, "what the vsock worker waits with";
     SYS_epoll_ctl, "what it waits for";
-    SYS_statx, "length of kernel and initramfs; exports of files";
+    SYS_statx, "length of kernel and initramfs; exports of files", unseen "the thread that loads them makes it";
     SYS_fstat, "exports of files";
     SYS_capget, "whether the file server may give files away";
     SYS_dup, "the file server's own descriptor of /proc/self/fd";
@@ -147,9 +147,8 @@ const MACHINE: &[u32] = &[
 /// The thread that hears from the sandbox.
 const CONTROL: &[Call] = calls![
     SYS_ppoll, "waits for orders and for the end of the sandbox";
-    SYS_recvmsg, "orders of the sandbox, and the shares that come with them",
-        unseen "only pods of containerd get shares while they run";
-    SYS_sendmsg, "answers", unseen "as above";
+    SYS_recvmsg, "orders of the sandbox, and the shares that come with them; that it has gone";
+    SYS_sendmsg, "answers", unseen "only pods of containerd get shares while they run";
     SYS_fstat, "what kind of file a share is", unseen "as above";
 ];
 
