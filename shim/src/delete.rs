@@ -105,8 +105,8 @@ fn is_told_to_end(shim: UnixStream, limit: Duration) -> bool {
 /// Kills the shim that listens on `socket`, and waits until nobody does.
 fn kill(socket: &Path) -> bool {
     match listener::kill(socket) {
-        Ok(0) => {}
-        Ok(_) => log::warn!(
+        Ok(false) => {}
+        Ok(true) => log::warn!(
             "{}: the shim did not answer and was killed",
             socket.display()
         ),

@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sandbox::monitor::HostProcess;
 
 /// `__SO_ACCEPTCON` among the flags in `/proc/net/unix`: the socket listens.
 const LISTENS: u32 = 1 << 16;
@@ -45,40 +46,29 @@ pub fn is_there(socket: &Path) -> bool {
     !matches!(dial(socket), Dialled::Nobody)
 }
 
-/// Kills all processes that have the listening socket, and says how many those were. They are found by
+/// Kills all processes that have the listening socket, and says whether there were any. They are found by
 /// the socket, because one whose queue is full tells nobody who it is.
 ///
 /// # Errors
 /// When the processes of this machine cannot be read, or one cannot be signalled.
-pub fn kill(socket: &Path) -> io::Result<usize> {
+pub fn kill(socket: &Path) -> io::Result<bool> {
     let inodes = inodes(&fs::read_to_string("/proc/net/unix")?, socket);
-    let mut killed = 0;
+    let mut found = false;
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if !has_one_of(pid, &inodes) {
-            continue;
-        }
-        let Some(process) = Pid::from_raw(pid) else {
+        // The process comes first: whoever has the number later is not killed for it.
+        let Some(process) = HostProcess::of(pid) else {
             continue;
         };
-        // The descriptor comes first: if the number still has the socket then, so has the descriptor's.
-        let signalled = pidfd_open(process, PidfdFlags::empty()).and_then(|process| {
-            if has_one_of(pid, &inodes) {
-                pidfd_send_signal(process, Signal::KILL)?;
-                killed += 1;
-            }
-            Ok(())
-        });
-        match signalled {
-            // It has ended meanwhile, and may not be reaped yet (EINVAL).
-            Ok(()) | Err(Errno::SRCH | Errno::INVAL) => {}
-            Err(error) => return Err(error.into()),
+        if has_one_of(pid, &inodes) {
+            process.kill(Duration::ZERO)?;
+            found = true;
         }
     }
-    Ok(killed)
+    Ok(found)
 }
 
 /// The listening sockets of that name in `/proc/net/unix`, as links in `/proc/PID/fd` show them.
@@ -95,7 +85,7 @@ fn inodes(table: &str, socket: &Path) -> Vec<String> {
 }
 
 /// Whether a process has one of the sockets; one that is gone has none.
-fn has_one_of(pid: i32, inodes: &[String]) -> bool {
+fn has_one_of(pid: u32, inodes: &[String]) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
@@ -140,10 +130,9 @@ Num       RefCount Protocol Flags    Type St Inode Path
         }
         assert!(is_there(&socket));
         let table = fs::read_to_string("/proc/net/unix").unwrap();
-        let pid = i32::try_from(std::process::id()).unwrap();
-        assert!(has_one_of(pid, &inodes(&table, &socket)));
+        assert!(has_one_of(std::process::id(), &inodes(&table, &socket)));
         drop(listener);
         assert!(!is_there(&socket));
-        assert_eq!(kill(&socket).unwrap(), 0);
+        assert!(!kill(&socket).unwrap());
     }
 }

@@ -19,7 +19,7 @@ use ttrpc::Code;
 
 use crate::Case;
 use crate::config::Config;
-use crate::exec::{process, remove, script, sleeper};
+use crate::exec::{self, process, remove, script, sleeper};
 use crate::pod::{PATIENCE, Pod, code, collect, context};
 
 pub const CASES: &[Case] = &[
@@ -87,24 +87,7 @@ fn refusal(mut connection: UnixStream) -> String {
 }
 
 fn request(ticket: u64, exec_id: &str, process: &Value, stdin: bool) -> ExecProcessRequest {
-    let tty = process["terminal"] == true;
-    let stdio = Stdio {
-        tty,
-        rows: 24,
-        cols: 80,
-        stdin,
-        stdout: !tty,
-        stderr: !tty,
-        ticket,
-        ..Default::default()
-    };
-    ExecProcessRequest {
-        container_id: "c".to_owned(),
-        exec_id: exec_id.to_owned(),
-        process_json: process.to_string().into_bytes(),
-        stdio: Some(stdio).into(),
-        ..Default::default()
-    }
+    exec::request(ticket, "c", exec_id, process, stdin)
 }
 
 /// A call that goes on by itself.

@@ -84,6 +84,19 @@ pub fn sleeper(pod: &Pod, id: &str) {
 }
 
 pub fn add(pod: &Pod, id: &str, exec_id: &str, process: &Value, stdin: bool) -> ttrpc::Result<u32> {
+    let request = request(0, id, exec_id, process, stdin);
+    let response = pod.client.exec_process(context(), &request)?;
+    Ok(response.pid)
+}
+
+/// For one more process, whose streams name `ticket` if it is not 0.
+pub fn request(
+    ticket: u64,
+    id: &str,
+    exec_id: &str,
+    process: &Value,
+    stdin: bool,
+) -> ExecProcessRequest {
     let tty = process["terminal"] == true;
     let stdio = Stdio {
         tty,
@@ -92,17 +105,16 @@ pub fn add(pod: &Pod, id: &str, exec_id: &str, process: &Value, stdin: bool) -> 
         stdin,
         stdout: !tty,
         stderr: !tty,
+        ticket,
         ..Default::default()
     };
-    let request = ExecProcessRequest {
+    ExecProcessRequest {
         container_id: id.to_owned(),
         exec_id: exec_id.to_owned(),
         process_json: process.to_string().into_bytes(),
         stdio: Some(stdio).into(),
         ..Default::default()
-    };
-    let response = pod.client.exec_process(context(), &request)?;
-    Ok(response.pid)
+    }
 }
 
 fn attach(pod: &Pod, id: &str, exec_id: &str, stream: Stream) -> UnixStream {

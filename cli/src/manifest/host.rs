@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use sandbox::monitor::known_addresses;
+
 /// Addresses for documentation (RFC 5737, RFC 3849): no route but the default one leads there, and nothing
 /// is sent there.
 const FAR_AWAY: [IpAddr; 2] = [
@@ -31,14 +33,10 @@ fn source_to(far: IpAddr) -> io::Result<IpAddr> {
 }
 
 fn known(sources: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let is_of_a_link = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    let mut known: Vec<_> = sources
-        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified() && !is_of_a_link(ip))
+    let reached: Vec<_> = sources
+        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
         .collect();
-    if known.is_empty() {
-        known.push(Ipv4Addr::LOCALHOST.into());
-    }
-    known
+    known_addresses(&reached)
 }
 
 #[cfg(test)]

@@ -78,9 +78,10 @@ fn each_text(value: &mut Value, change: &mut impl FnMut(&mut String)) {
     }
 }
 
-/// What a pod with these addresses is known by: one without a network is known to itself all the same, and
-/// one of a link means nothing without the name of an interface.
-pub(super) fn known(addresses: &[IpAddr]) -> Vec<IpAddr> {
+/// What a pod or a machine with these addresses is known by: one without a network is known to itself all
+/// the same, and an address of a link means nothing without the name of an interface.
+#[must_use]
+pub fn known(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let is_of_a_link = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     let mut known = addresses.to_vec();
     known.retain(|ip| !is_of_a_link(ip));

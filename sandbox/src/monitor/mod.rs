@@ -62,7 +62,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use addresses::AddressTokens;
+pub use addresses::{AddressTokens, known as known_addresses};
 pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use etc::{ETC_FILES, EtcPlan};
 pub use host_process::HostProcess;
