@@ -30,6 +30,8 @@ pub enum DeviceKind {
     Rng = 4,
     /// Memory balloon device, §5.5.
     Balloon = 5,
+    /// Memory device, §5.15.
+    Mem = 24,
     /// Socket device, §5.10.
     Vsock = 19,
     /// File system device, §5.11.
@@ -42,6 +44,9 @@ pub enum DeviceKind {
 pub trait Interrupt: Send + Sync {
     /// Used buffers were returned on queue `queue` (virtio-v1.2 §2.3).
     fn used_buffers(&self, queue: u16);
+    /// The configuration space is `config` from now on. The driver is told by
+    /// [`config_changed`](Self::config_changed), where it has to know.
+    fn set_config(&self, config: &[u8]);
     /// The configuration space changed.
     fn config_changed(&self);
     /// The device met a fault that it cannot recover from (virtio-v1.2 §2.1.2,

@@ -1,7 +1,7 @@
 //! Paravirtual devices: the I/O hot path between a guest's drivers and the host.
 //!
 //! ```text
-//!   guest driver ──registers──▶ transport::mmio ──activate──▶ device (balloon, fs, net, rng, vsock)
+//!   guest driver ──registers──▶ transport::mmio ──activate──▶ device (balloon, fs, mem, net, rng, vsock)
 //!        │                            ▲                          │
 //!        │ descriptor chains          │ interrupt status         │ one worker per queue or device
 //!        ▼                            │                          ▼
@@ -16,7 +16,7 @@
 //! - [`device`]: the life of a device, in types: inactive → active → stopped.
 //! - [`queue`]: a validated virtqueue and the chains popped from it.
 //! - [`transport`]: virtio-mmio (virtio-v1.2 §4.2), the only place that knows registers.
-//! - [`balloon`], [`fs`], [`net`], [`rng`], [`vsock`]: the devices.
+//! - [`balloon`], [`fs`], [`mem`], [`net`], [`rng`], [`vsock`]: the devices.
 //! - [`rate`]: how much a guest may move, per device.
 //! - [`serial`]: an 8250 for early consoles, for debugging only.
 //! - `testkit` (feature `testkit`): a driver that speaks to a device as Linux would.
@@ -29,6 +29,7 @@
 pub mod balloon;
 pub mod device;
 pub mod fs;
+pub mod mem;
 pub mod net;
 pub mod queue;
 pub mod rate;

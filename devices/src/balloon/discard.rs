@@ -17,7 +17,7 @@ const PAGE: usize = 4096;
 ///
 /// Guest memory is private and anonymous, so this frees them at once: also where the guest has them
 /// mapped, because KVM is told.
-pub(super) fn discard(slice: &VolatileSlice<'_>) -> io::Result<()> {
+pub(crate) fn discard(slice: &VolatileSlice<'_>) -> io::Result<()> {
     let guard = slice.ptr_guard_mut();
     let start = guard.as_ptr();
     // `madvise` would round the end up, to a page that nobody has spoken of.

@@ -31,6 +31,7 @@ use crate::device::{
     ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, VirtioDevice,
 };
 use crate::queue::{ActiveQueue, QueueSize};
+pub(crate) use discard::discard;
 use worker::Worker;
 
 /// Ranges of memory that are taken back in a second, on average: twice what Linux reports when 1 TiB is

@@ -26,6 +26,8 @@ impl Interrupt for Counter {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn set_config(&self, _config: &[u8]) {}
+
     fn config_changed(&self) {}
 
     fn needs_reset(&self, _reason: &dyn Display) {}

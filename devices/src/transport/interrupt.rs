@@ -2,11 +2,12 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::config::ConfigSpace;
 use super::mirror::Mirror;
 use super::registers as reg;
 use crate::device::{DeviceKind, Interrupt};
@@ -23,12 +24,13 @@ pub struct MmioInterrupt {
     /// The `Status` register without `DEVICE_NEEDS_RESET`, for the mirror.
     device_status: AtomicU32,
     mirror: OnceLock<Mutex<Mirror>>,
+    config: Arc<ConfigSpace>,
 }
 
 impl MmioInterrupt {
     /// An idle interrupt of a device of `kind`; writing to `line` raises it, edge-triggered.
     #[must_use]
-    pub fn new(kind: DeviceKind, line: EventFd) -> Self {
+    pub(super) fn new(kind: DeviceKind, line: EventFd, config: Arc<ConfigSpace>) -> Self {
         Self {
             kind,
             status: AtomicU32::new(0),
@@ -36,6 +38,7 @@ impl MmioInterrupt {
             line,
             device_status: AtomicU32::new(0),
             mirror: OnceLock::new(),
+            config,
         }
     }
 
@@ -113,6 +116,10 @@ impl Interrupt for MmioInterrupt {
         self.raise(USED_BUFFER);
     }
 
+    fn set_config(&self, config: &[u8]) {
+        self.config.set(config);
+    }
+
     fn config_changed(&self) {
         self.raise(CONFIG_CHANGE);
     }
@@ -161,7 +168,7 @@ mod tests {
         log::set_logger(&Count).unwrap();
         log::set_max_level(log::LevelFilter::Warn);
         let line = EventFd::new(libc::EFD_CLOEXEC).unwrap();
-        let interrupt = MmioInterrupt::new(DeviceKind::Fs, line);
+        let interrupt = MmioInterrupt::new(DeviceKind::Fs, line, Arc::default());
         for life in 1..=3 {
             for fault in 0..100 {
                 interrupt.needs_reset(&fault);

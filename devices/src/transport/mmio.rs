@@ -21,6 +21,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::config::ConfigSpace;
 use super::interrupt::MmioInterrupt;
 use super::mirror::{Mirror, RegisterPages};
 use super::registers as reg;
@@ -103,7 +104,7 @@ pub struct MmioTransport {
     memory: Memory,
     slot: Slot,
     device_features: u64,
-    config: Vec<u8>,
+    config: Arc<ConfigSpace>,
     kicks: Vec<EventFd>,
     interrupt: Arc<MmioInterrupt>,
     status: u32,
@@ -139,13 +140,15 @@ impl MmioTransport {
             .map(|_| EventFd::new(libc::EFD_CLOEXEC))
             .collect::<Result<_, _>>()
             .map_err(|source| TransportError::EventFd { kind, source })?;
+        let config = Arc::new(ConfigSpace::new(device.config()));
+        let interrupt = MmioInterrupt::new(kind, line, Arc::clone(&config));
         Ok(Self {
             kind,
             memory,
             device_features: device.features() | TRANSPORT_FEATURES,
-            config: device.config().to_vec(),
+            config,
             kicks,
-            interrupt: Arc::new(MmioInterrupt::new(kind, line)),
+            interrupt: Arc::new(interrupt),
             slot: Slot::Idle(device),
             status: 0,
             device_features_sel: 0,
@@ -202,7 +205,7 @@ impl MmioTransport {
         for offset in (0..reg::CONFIG).step_by(4) {
             mirror.store(offset, self.read_register(offset));
         }
-        mirror.write(reg::CONFIG, &self.config);
+        self.config.mirror(mirror.clone());
         self.interrupt.mirror(mirror.clone());
         self.mirror = Some(mirror);
     }
@@ -223,11 +226,7 @@ impl MmioTransport {
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if offset >= reg::CONFIG {
-            let start = usize::try_from(offset - reg::CONFIG).unwrap_or(usize::MAX);
-            if let Some(from) = self.config.get(start..) {
-                let len = from.len().min(data.len());
-                data[..len].copy_from_slice(&from[..len]);
-            }
+            self.config.read(offset - reg::CONFIG, data);
             return;
         }
         // §4.2.2.2: the driver uses aligned 32-bit accesses below the configuration space.
@@ -389,7 +388,7 @@ impl MmioTransport {
             reg::STATUS => self.status(),
             // §4.2.2: a region that does not exist has length -1.
             reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH => u32::MAX,
-            reg::CONFIG_GENERATION => 0,
+            reg::CONFIG_GENERATION => self.config.generation(),
             _ => 0,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Only this module knows registers and the status order of virtio-v1.2 §2.1 and §3.1.
 
+mod config;
 mod interrupt;
 mod mirror;
 pub mod mmio;
