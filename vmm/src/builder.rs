@@ -126,6 +126,8 @@ pub struct VmBuilder {
     pub(crate) kvm: Option<File>,
     pub(crate) vcpus: VcpuCount,
     pub(crate) memory: MemorySize,
+    pub(crate) max_vcpus: VcpuCount,
+    pub(crate) max_memory: MemorySize,
     pub(crate) kernel: File,
     pub(crate) initrd: Option<File>,
     pub(crate) cmdline: String,
@@ -142,6 +144,8 @@ impl VmBuilder {
             kvm: None,
             vcpus: VcpuCount(1),
             memory: MemorySize(256 << 20),
+            max_vcpus: VcpuCount(1),
+            max_memory: MemorySize(256 << 20),
             kernel,
             initrd: None,
             cmdline: String::new(),
@@ -169,6 +173,22 @@ impl VmBuilder {
     #[must_use]
     pub fn memory(mut self, size: MemorySize) -> Self {
         self.memory = size;
+        self
+    }
+
+    /// Lets the machine grow up to so many vCPUs while it runs; with fewer than it starts with, it does not.
+    #[must_use]
+    pub fn max_vcpus(mut self, count: VcpuCount) -> Self {
+        self.max_vcpus = count;
+        self
+    }
+
+    /// Lets the machine grow up to so much memory while it runs; with less than it starts with, it does not.
+    /// A guest takes memory in pieces of 128 MiB, or of 2 GiB where it starts with 63 GiB or more, and the
+    /// rest of a piece is left out.
+    #[must_use]
+    pub fn max_memory(mut self, size: MemorySize) -> Self {
+        self.max_memory = size;
         self
     }
 
@@ -207,6 +227,11 @@ impl VmBuilder {
     pub fn on_thread_start(mut self, hook: ThreadHook) -> Self {
         self.on_thread_start = Some(hook);
         self
+    }
+
+    /// As many as the guest is told of.
+    pub(crate) fn most_vcpus(&self) -> VcpuCount {
+        VcpuCount(self.vcpus.0.max(self.max_vcpus.0))
     }
 
     /// Makes the machine: memory mapped, kernel loaded, vCPUs ready to run.

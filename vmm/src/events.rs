@@ -1,20 +1,24 @@
 //! What the thread in [`Vm::run`](crate::Vm::run) is told by the others.
 //!
 //! ```text
-//!   vCPU ──its end, what only Vm::run may do──▶ Vm::run ◀──stop── VmHandle
+//!   vCPU ──its end, what only Vm::run may do──▶ Vm::run ◀──stop, resize── VmHandle
 //!     ▲                                           │
 //!     └───────────────── served ──────────────────┘
 //! ```
 //!
-//! Devices are started and stopped there, and interrupts routed, and nowhere else: a worker inherits
-//! the rights of the thread that starts it, and a vCPU's thread may have next to none.
+//! Devices are started and stopped there, vCPUs and memory added, and interrupts routed, and nowhere
+//! else: a thread inherits the rights of the one that starts it, and a vCPU's may have next to none.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
+use devices::mem::OnSurplus;
 use devices::{DeviceKind, Threads};
 
+use crate::builder::{MemorySize, VcpuCount};
 use crate::bus::Bus;
+use crate::growth::ResizeError;
 use crate::vcpu::VcpuEnd;
 
 /// What a thread of a machine does.
@@ -39,6 +43,9 @@ pub(crate) fn device_threads(hook: Option<ThreadHook>) -> Threads {
 enum Event {
     Ended(VcpuEnd),
     Task(Task, Served),
+    Resize(VcpuCount, MemorySize, Resized),
+    /// The guest has unplugged memory. Not sent again before the last one was taken.
+    Surplus(Arc<AtomicBool>),
 }
 
 /// What a vCPU has done by the machine's thread.
@@ -49,8 +56,18 @@ enum Task {
     Reroute,
 }
 
+/// What a machine's thread can do about its size.
+pub(crate) trait Resizable {
+    /// Grants the guest so much, and takes what it has beyond that when it gives it.
+    fn resize(&mut self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError>;
+    /// The guest has unplugged memory: takes it away.
+    fn trim(&mut self);
+}
+
 /// Tells the vCPU that its task is done: what the guest does next depends on it.
 type Served = SyncSender<()>;
+/// Tells the host what has become of its request.
+type Resized = SyncSender<Result<(), ResizeError>>;
 
 /// The end that speaks.
 #[derive(Clone)]
@@ -84,6 +101,28 @@ impl EventSender {
         self.have_done(Task::Reroute);
     }
 
+    /// Has the machine resized, and waits for it.
+    ///
+    /// # Errors
+    /// [`ResizeError`].
+    pub fn resize(&self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError> {
+        let (resized, done) = sync_channel(1);
+        let sent = self.0.send(Event::Resize(vcpus, memory, resized));
+        sent.map_err(|_| ResizeError::Ended)?;
+        done.recv().unwrap_or(Err(ResizeError::Ended))
+    }
+
+    /// Tells, without waiting, that the guest has unplugged memory.
+    #[must_use]
+    pub(crate) fn surplus(&self) -> OnSurplus {
+        let (sender, pending) = (self.clone(), Arc::new(AtomicBool::new(false)));
+        Arc::new(move || {
+            if !pending.swap(true, Ordering::SeqCst) {
+                let _ = sender.0.send(Event::Surplus(Arc::clone(&pending)));
+            }
+        })
+    }
+
     fn have_done(&self, task: Task) {
         let (served, done) = sync_channel(1);
         if self.0.send(Event::Task(task, served)).is_ok() {
@@ -94,10 +133,17 @@ impl EventSender {
 
 impl Events {
     /// Does what vCPUs ask for until something ends the machine. Who waits for an answer then gets none.
-    pub fn serve(self, bus: &Bus) -> VcpuEnd {
+    pub(crate) fn serve(self, bus: &Bus, machine: &mut impl Resizable) -> VcpuEnd {
         while let Ok(event) = self.0.recv() {
             match event {
                 Event::Ended(end) => return end,
+                Event::Resize(vcpus, memory, resized) => {
+                    let _ = resized.send(machine.resize(vcpus, memory));
+                }
+                Event::Surplus(pending) => {
+                    pending.store(false, Ordering::SeqCst);
+                    machine.trim();
+                }
                 Event::Task(task, served) => {
                     let reroute = match task {
                         Task::Write { addr, data } => bus.write_memory(addr, &data),
@@ -120,6 +166,28 @@ mod tests {
     use crate::ioapic::IoApic;
     use devices::serial::Console;
 
+    /// A machine of two vCPUs at most that counts how often it was trimmed.
+    #[derive(Default)]
+    struct Machine(usize);
+
+    impl Resizable for Machine {
+        fn resize(&mut self, vcpus: VcpuCount, _: MemorySize) -> Result<(), ResizeError> {
+            match vcpus.get() {
+                1 | 2 => Ok(()),
+                wanted => Err(ResizeError::Vcpus { wanted, max: 2 }),
+            }
+        }
+
+        fn trim(&mut self) {
+            self.0 += 1;
+        }
+    }
+
+    fn bus() -> Bus {
+        let (console, ioapic) = (Console::new(None), IoApic::new(1));
+        Bus::new(Vec::new(), console, ioapic, Box::new(|_| {}))
+    }
+
     #[test]
     fn a_write_is_served_or_given_up_but_never_waited_for_in_vain() {
         let (sender, events) = events();
@@ -132,10 +200,36 @@ mod tests {
                 sender.write(0, &[0; 4]);
             })
         };
-        let (console, ioapic) = (Console::new(None), IoApic::new(1));
-        let bus = Bus::new(Vec::new(), console, ioapic, Box::new(|_| {}));
-        assert!(matches!(events.serve(&bus), VcpuEnd::TripleFault));
+        let end = events.serve(&bus(), &mut Machine::default());
+        assert!(matches!(end, VcpuEnd::TripleFault));
         vcpu.join().unwrap();
         sender.end(VcpuEnd::Stopped);
+    }
+
+    #[test]
+    fn a_machine_is_resized_until_it_has_ended() {
+        let (sender, events) = events();
+        let host = std::thread::spawn(move || {
+            let memory = MemorySize::from_mib(64).unwrap();
+            let resize = |vcpus| sender.resize(VcpuCount::new(vcpus).unwrap(), memory);
+            resize(2).unwrap();
+            let refused = resize(3).unwrap_err().to_string();
+            assert_eq!(refused, "3 vCPUs: this machine has at most 2");
+            sender.end(VcpuEnd::Stopped);
+            assert!(matches!(resize(2), Err(ResizeError::Ended)));
+        });
+        events.serve(&bus(), &mut Machine::default());
+        host.join().unwrap();
+    }
+
+    #[test]
+    fn case_08_a_guest_that_unplugs_again_and_again_is_heard_once() {
+        let (sender, events) = events();
+        let surplus = sender.surplus();
+        (0..1000).for_each(|_| surplus());
+        sender.end(VcpuEnd::Stopped);
+        let mut machine = Machine::default();
+        events.serve(&bus(), &mut machine);
+        assert_eq!(machine.0, 1);
     }
 }

@@ -4,9 +4,9 @@
 //!   VmBuilder ──build()──▶ Vm ──run()──▶ Stop { reason, console }
 //!     │ memory, kernel, devices │
 //!     │                         ├─ vCPU threads: KVM_RUN, exits → bus → registers
-//!     │                         ├─ the caller's: starts and stops devices
+//!     │                         ├─ the caller's: starts and stops devices, adds vCPUs and memory
 //!     │                         └─ device workers: woken by ioeventfd, answer by irqfd
-//!     └─ VmHandle (any thread): stop
+//!     └─ VmHandle (any thread): stop, resize
 //! ```
 //!
 //! The library knows no containers and makes no jail: an embedder brings its own, or uses the
@@ -21,6 +21,7 @@
 //! - [`interrupts`]: interrupt lines, and how KVM is told of them.
 //! - [`ioapic`]: which interrupt a line is.
 //! - [`events`]: what the thread that runs the machine is told by the others.
+//! - [`growth`]: how a machine grows and shrinks while it runs.
 //! - [`machine`]: life of a machine from start to [`Stop`].
 //!
 //! # Vocabulary
@@ -32,6 +33,7 @@ pub mod boot;
 pub mod builder;
 pub mod bus;
 pub mod events;
+pub mod growth;
 pub mod interrupts;
 pub mod ioapic;
 pub mod machine;
@@ -41,4 +43,5 @@ pub mod vcpu;
 
 pub use builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
 pub use events::{ThreadHook, ThreadKind};
+pub use growth::{ResizeError, VmSize};
 pub use machine::{BuildError, Stop, StopReason, Vm, VmHandle};

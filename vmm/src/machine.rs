@@ -18,13 +18,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot;
 use crate::boot::layout;
-use crate::builder::{ConfigError, VmBuilder};
+use crate::builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
 use crate::bus::{Bus, Request};
 use crate::events::{EventSender, Events, ThreadHook, device_threads, events};
+use crate::growth::{Gauge, GrowableMemory, Growth, ResizeError, VmSize};
 use crate::interrupts::{LINES, lines, pins, set_routes, split_irqchip};
 use crate::ioapic::IoApic;
-use crate::memory::{DEVICES_START, GuestMemory, MemoryError};
-use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread, prepare_kicks};
+use crate::memory::{DEVICES_START, GuestMemory, MemoryError, growable};
+use crate::vcpu::{VcpuEnd, VcpuError, prepare_kicks};
 
 /// The only version of KVM's interface since Linux 2.6.22.
 const KVM_API_VERSION: i32 = 12;
@@ -115,9 +116,8 @@ pub struct Stop {
 
 /// A machine that is ready to run.
 pub struct Vm {
-    /// Dropped after the vCPUs and before memory: KVM must not see unmapped memory.
-    vm: Arc<VmFd>,
-    vcpus: Vec<VcpuFd>,
+    /// Dropped before memory: KVM must not see unmapped memory.
+    growth: Growth,
     bus: Arc<Bus>,
     tail: ConsoleTail,
     events: (EventSender, Events),
@@ -133,16 +133,32 @@ struct Registers {
     acknowledged: EventFd,
 }
 
-/// Stops a machine from any thread.
+/// Stops and resizes a machine from any thread.
 #[derive(Clone)]
 pub struct VmHandle {
     events: EventSender,
+    gauge: Gauge,
 }
 
 impl VmHandle {
     /// Stops the machine at once, as pulling the plug would. Does nothing once it has stopped.
     pub fn stop(&self) {
         self.events.end(VcpuEnd::Stopped);
+    }
+
+    /// Grants the guest so many vCPUs and so much memory, rounded up to what it takes at once, and wants
+    /// back what it has beyond that. [`size`](Self::size) tells what has come of it.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; the machine is as it was, or larger.
+    pub fn resize(&self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError> {
+        self.events.resize(vcpus, memory)
+    }
+
+    /// How large the machine is.
+    #[must_use]
+    pub fn size(&self) -> VmSize {
+        self.gauge.read()
     }
 }
 
@@ -157,7 +173,8 @@ impl Vm {
         if version != KVM_API_VERSION {
             return Err(BuildError::NotKvm(version));
         }
-        let memory = GuestMemory::new(parts.memory)?;
+        let growable = growable(parts.memory, parts.max_memory);
+        let memory = GuestMemory::new(parts.memory, growable)?;
         let guest = memory.share();
         // Until Linux 6.12 KVM_CREATE_VM moves a thread between cgroups, and waits milliseconds for it.
         let (vm, loaded) =
@@ -170,6 +187,13 @@ impl Vm {
             .map_err(kvm_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(layout::TSS as usize)
             .map_err(kvm_error("KVM_SET_TSS_ADDR"))?;
+        let growable = growable.zip(memory.growable()).map(|(region, host)| {
+            // Behind the slots of memory and registers.
+            let slot = memory.slots().count() as u32 + 1;
+            let (device, growable) = GrowableMemory::new(region, host, slot);
+            parts.devices.push(Box::new(device));
+            growable
+        });
         let devices = parts.devices.len();
         let lines = lines(devices).ok_or(BuildError::TooManyDevices(devices))?;
         let pins = pins(lines);
@@ -187,7 +211,7 @@ impl Vm {
         let tail = console.tail();
 
         boot::write_params(&guest, parts.memory, &loaded, &cmdline)?;
-        boot::write_mptable(&guest, parts.vcpus, lines).map_err(BuildError::MpTable)?;
+        boot::write_mptable(&guest, parts.most_vcpus(), lines).map_err(BuildError::MpTable)?;
         let vcpus = make_vcpus(&kvm, &vm, &parts)?;
         if let Some(first) = vcpus.first() {
             boot::set_boot_registers(first, &guest, loaded.entry)?;
@@ -195,9 +219,9 @@ impl Vm {
         let vm = Arc::new(vm);
         let set_routes = set_routes(Arc::clone(&vm));
         let bus = Arc::new(Bus::new(transports, console, IoApic::new(pins), set_routes));
+        let most = parts.most_vcpus();
         Ok(Self {
-            vm,
-            vcpus,
+            growth: Growth::new((kvm, vm), vcpus, most, parts.memory, growable),
             bus,
             tail,
             events: events(),
@@ -212,6 +236,7 @@ impl Vm {
     pub fn handle(&self) -> VmHandle {
         VmHandle {
             events: self.events.0.clone(),
+            gauge: self.growth.gauge(),
         }
     }
 
@@ -221,8 +246,7 @@ impl Vm {
     /// When the vCPUs' threads cannot be made.
     pub fn run(self) -> std::io::Result<Stop> {
         let Self {
-            vm,
-            vcpus,
+            mut growth,
             bus,
             tail,
             events: (sender, events),
@@ -231,25 +255,18 @@ impl Vm {
             on_thread_start,
         } = self;
         prepare_kicks().map_err(std::io::Error::from)?;
-        let mut threads = Vec::with_capacity(vcpus.len());
-        for (index, vcpu) in (0u8..).zip(vcpus) {
-            let (bus, hook) = (Arc::clone(&bus), on_thread_start.clone());
-            match VcpuThread::start(index, vcpu, bus, sender.clone(), hook) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    // A vCPU must not wait for an answer that nobody will give.
-                    drop(events);
-                    threads.into_iter().for_each(VcpuThread::stop);
-                    return Err(error);
-                }
-            }
+        if let Err(error) = growth.start(&bus, &sender, on_thread_start) {
+            // A vCPU must not wait for an answer that nobody will give.
+            drop(events);
+            growth.stop();
+            return Err(error);
         }
-        let end = events.serve(&bus);
-        threads.into_iter().for_each(VcpuThread::stop);
+        let end = events.serve(&bus, &mut growth);
+        growth.stop();
         bus.pause();
         let console = tail.text();
         let reason = explain(end, &console);
-        drop((bus, vm, memory, registers));
+        drop((bus, growth, memory, registers));
         Ok(Stop { reason, console })
     }
 }
@@ -351,17 +368,25 @@ impl Registers {
 
 fn make_vcpus(kvm: &Kvm, vm: &VmFd, parts: &VmBuilder) -> Result<Vec<VcpuFd>, BuildError> {
     (0..parts.vcpus.get())
-        .map(|index| {
-            let vcpu = vm
-                .create_vcpu(u64::from(index))
-                .map_err(kvm_error("KVM_CREATE_VCPU"))?;
-            let cpuid = boot::cpuid_for_vcpu(kvm, index, parts.vcpus)?;
-            vcpu.set_cpuid2(&cpuid)
-                .map_err(kvm_error("KVM_SET_CPUID2"))?;
-            boot::set_boot_msrs(&vcpu)?;
-            Ok(vcpu)
-        })
+        .map(|index| make_vcpu(kvm, vm, index, parts.most_vcpus()))
         .collect()
+}
+
+/// vCPU `index` of `count`. All but the first wait for the guest to start them.
+pub(crate) fn make_vcpu(
+    kvm: &Kvm,
+    vm: &VmFd,
+    index: u8,
+    count: VcpuCount,
+) -> Result<VcpuFd, BuildError> {
+    let vcpu = vm
+        .create_vcpu(u64::from(index))
+        .map_err(kvm_error("KVM_CREATE_VCPU"))?;
+    let cpuid = boot::cpuid_for_vcpu(kvm, index, count)?;
+    vcpu.set_cpuid2(&cpuid)
+        .map_err(kvm_error("KVM_SET_CPUID2"))?;
+    boot::set_boot_msrs(&vcpu)?;
+    Ok(vcpu)
 }
 
 /// The embedder's command line with what the machine itself needs.
@@ -384,6 +409,10 @@ fn full_cmdline(parts: &VmBuilder) -> Result<String, BuildError> {
     let mut cmdline = format!("{verbosity} earlyprintk=serial,ttyS0,115200,keep");
     // A panic resets at once, by the keyboard controller, which is told from a triple fault.
     cmdline.push_str(" panic=-1 reboot=k ");
+    if parts.most_vcpus() != parts.vcpus {
+        // The MP table tells of more than there are yet.
+        cmdline.push_str(&format!("maxcpus={} ", parts.vcpus.get()));
+    }
     cmdline.push_str(&parts.cmdline);
     for (slot, (_, line)) in parts.devices.iter().zip(LINES).enumerate() {
         let window = DEVICES_START + WINDOW_SIZE * slot as u64;

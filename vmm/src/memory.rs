@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0          0x9fc00   1 MiB           3 GiB            4 GiB
-//!   ├─ boot data ─┤ hole ├─ kernel, initrd, RAM ─┤ devices ─┤ more RAM …
+//!   ├─ boot data ─┤ hole ├─ kernel, initrd, RAM ─┤ devices ─┤ more RAM … ┤ ├─ memory to grow by …
 //! ```
 //!
 //! Memory is private and anonymous, aligned to 2 MiB and advised for huge pages: a boot touches a
@@ -17,6 +17,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use devices::Memory;
+use devices::mem::MemRegion;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
@@ -31,6 +32,12 @@ pub const HIGH_MEMORY_START: u64 = 4 << 30;
 pub const DEVICES_START: u64 = 0xd000_0000;
 
 const HUGE_PAGE: usize = 2 << 20;
+
+/// Largest memory block of Linux, what it takes into and out of use at once.
+const LARGEST_BLOCK: u64 = 2 << 30;
+/// And the smallest, which it has if memory ends below the next.
+const SMALLEST_BLOCK: u64 = 128 << 20;
+const END_WITH_SMALLEST: u64 = 64 << 30;
 
 /// Why guest memory could not be made.
 #[derive(Debug, Error)]
@@ -51,6 +58,8 @@ pub enum MemoryError {
 pub struct GuestMemory {
     memory: Option<Memory>,
     mappings: Vec<Mapping>,
+    /// Where memory to grow by starts, if there is any: it is the guest's only piece by piece.
+    growable: Option<u64>,
 }
 
 /// One mapping of this process.
@@ -75,15 +84,30 @@ pub fn ranges(size: MemorySize) -> Vec<(u64, u64)> {
     ranges
 }
 
+/// Where a guest of `size` bytes can grow up to `max` bytes, if it can.
+#[must_use]
+pub fn growable(size: MemorySize, max: MemorySize) -> Option<MemRegion> {
+    let end = ranges(size).last().map_or(0, |(start, len)| start + len);
+    let piece = if end < END_WITH_SMALLEST {
+        SMALLEST_BLOCK
+    } else {
+        LARGEST_BLOCK
+    };
+    let more = max.bytes().checked_sub(size.bytes())?;
+    let start = end.max(HIGH_MEMORY_START).next_multiple_of(LARGEST_BLOCK);
+    MemRegion::new(start, more / piece * piece, piece).ok()
+}
+
 impl GuestMemory {
-    /// Reserves `size` bytes; nothing is backed before the guest touches it.
+    /// Reserves `size` bytes, and those of `growable`; nothing is backed before the guest touches it.
     ///
     /// # Errors
     /// [`MemoryError::Map`] when the process may not have that much address space.
-    pub fn new(size: MemorySize) -> Result<Self, MemoryError> {
+    pub fn new(size: MemorySize, growable: Option<MemRegion>) -> Result<Self, MemoryError> {
         let mut mappings = Vec::new();
         let mut regions = Vec::new();
-        for (start, len) in ranges(size) {
+        let more = growable.map(|region| (region.start(), region.size()));
+        for (start, len) in ranges(size).into_iter().chain(more) {
             let len = len as usize;
             let mapping = Mapping::anonymous(len)?;
             let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
@@ -108,6 +132,7 @@ impl GuestMemory {
         Ok(Self {
             memory: Some(Arc::new(memory)),
             mappings,
+            growable: growable.map(MemRegion::start),
         })
     }
 
@@ -120,8 +145,23 @@ impl GuestMemory {
             .map_or_else(|| Arc::new(GuestMemoryMmap::new()), Arc::clone)
     }
 
-    /// (guest physical start, bytes, host address) of each region, for KVM.
+    /// (guest physical start, bytes, host address) of each region that the guest has from the start, for
+    /// KVM.
     pub fn slots(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        let growable = self.growable;
+        self.regions()
+            .filter(move |(start, ..)| Some(*start) != growable)
+    }
+
+    /// Host address of the memory to grow by.
+    #[must_use]
+    pub fn growable(&self) -> Option<u64> {
+        let growable = self.growable?;
+        let mut regions = self.regions();
+        regions.find_map(|(start, _, host)| (start == growable).then_some(host))
+    }
+
+    fn regions(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
         self.memory.iter().flat_map(|memory| {
             memory.iter().map(|region| {
@@ -207,9 +247,45 @@ mod tests {
 
     #[test]
     fn mappings_are_aligned_to_huge_pages() {
-        let memory = GuestMemory::new(MemorySize::from_mib(65).unwrap()).unwrap();
+        let memory = GuestMemory::new(MemorySize::from_mib(65).unwrap(), None).unwrap();
         for (_, _, host) in memory.slots() {
             assert_eq!(host % HUGE_PAGE as u64, 0);
         }
+    }
+
+    #[test]
+    fn a_guest_grows_above_all_that_it_has() {
+        let gib = |gib: u64| MemorySize::from_bytes(gib << 30).unwrap();
+        let mib = |mib| MemorySize::from_mib(mib).unwrap();
+        const MIB: u64 = 1 << 20;
+        for (size, max, expected) in [
+            (gib(2), gib(2), None),
+            (gib(2), gib(1), None),
+            (mib(2048), mib(2048 + 127), None),
+            (
+                mib(2048),
+                mib(2048 + 255),
+                Some((4 << 30, 128 * MIB, 128 * MIB)),
+            ),
+            (gib(2), gib(8), Some((4 << 30, 6 << 30, 128 * MIB))),
+            (gib(5), gib(6), Some((6 << 30, 1 << 30, 128 * MIB))),
+            (gib(62), gib(70), Some((64 << 30, 8 << 30, 128 * MIB))),
+            (gib(63), gib(70), Some((64 << 30, 6 << 30, 2048 * MIB))),
+        ] {
+            let region = growable(size, max);
+            let region = region.map(|r| (r.start(), r.size(), r.piece()));
+            assert_eq!(region, expected, "{size:?} {max:?}");
+        }
+    }
+
+    #[test]
+    fn memory_to_grow_by_is_mapped_and_not_the_guests_yet() {
+        let (size, max) = (MemorySize::from_mib(64), MemorySize::from_mib(320));
+        let (size, max) = (size.unwrap(), max.unwrap());
+        let memory = GuestMemory::new(size, growable(size, max)).unwrap();
+        assert_eq!(memory.slots().count(), 1);
+        let host = memory.growable().unwrap();
+        assert_eq!(host % HUGE_PAGE as u64, 0);
+        assert!(memory.slots().all(|(.., first)| first != host));
     }
 }
