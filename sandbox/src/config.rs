@@ -182,6 +182,11 @@ pub struct PodConfig {
     pub vcpus: VcpuCount,
     /// Guest memory.
     pub memory: MemorySize,
+    /// Most vCPUs that it can be resized to while it runs. The guest's kernel keeps data for each from the
+    /// start.
+    pub max_vcpus: VcpuCount,
+    /// Most memory that it can be resized to.
+    pub max_memory: MemorySize,
     /// The guest's host name; empty for the pod's name.
     pub hostname: String,
     /// Kernel parameters of the whole guest, such as `net.ipv4.ip_unprivileged_port_start`.
@@ -233,6 +238,8 @@ impl PodConfig {
             root: default_root(),
             vcpus,
             memory,
+            max_vcpus: vcpus,
+            max_memory: memory,
             hostname: String::new(),
             sysctls: BTreeMap::new(),
             shm_size: None,

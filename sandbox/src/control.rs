@@ -36,6 +36,10 @@ pub struct Launch {
     pub vcpus: u64,
     /// Bytes of guest memory.
     pub memory: u64,
+    /// Most vCPUs that it can be resized to.
+    pub max_vcpus: u64,
+    /// Most bytes of guest memory that it can be resized to.
+    pub max_memory: u64,
     /// Kernel command line, without what the VMM adds for its devices.
     pub cmdline: String,
     /// What happens to a system call that is on no list.
@@ -92,6 +96,15 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Grant the guest so much, and want back what it has beyond that.
+    Resize {
+        /// vCPUs.
+        vcpus: u64,
+        /// Bytes of memory.
+        memory: u64,
+    },
+    /// Say how large the machine is.
+    Size,
 }
 
 /// What became of a [`Request`].
@@ -100,11 +113,29 @@ pub enum Request {
 pub enum Answer {
     /// It was carried out.
     Done,
+    /// So large is the machine now.
+    Size(MachineSize),
     /// It was not.
     Refused {
         /// Error and causes in one line.
         message: String,
     },
+}
+
+/// How large a machine is, and is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSize {
+    /// vCPUs that the guest has been granted; how many it has online, its agent knows.
+    pub vcpus: u64,
+    /// Most that it can be granted.
+    pub max_vcpus: u64,
+    /// Bytes of memory that it has.
+    pub memory: u64,
+    /// Bytes that it is to have.
+    pub wanted_memory: u64,
+    /// Most bytes that it can be granted.
+    pub max_memory: u64,
 }
 
 /// A file that a VM is booted from.

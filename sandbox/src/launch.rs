@@ -15,10 +15,13 @@ use devices::rate::RateLimit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use vmm::{MemorySize, VcpuCount};
 
 use crate::assets;
 use crate::config::{PodConfig, Share};
-use crate::control::{self, Answer, End, GuestFile, Launch, LaunchShare, Report, Request};
+use crate::control::{
+    self, Answer, End, GuestFile, Launch, LaunchShare, MachineSize, Report, Request,
+};
 use crate::jail::{JailMode, Terms, WardenOptions, confine};
 use crate::net::{Interface, PodNetwork};
 use crate::pod::PodError;
@@ -200,6 +203,8 @@ impl VmmProcess {
         let launch = Launch {
             vcpus: config.vcpus.get().into(),
             memory: config.memory.bytes(),
+            max_vcpus: config.max_vcpus.get().into(),
+            max_memory: config.max_memory.bytes(),
             cmdline: kernel_parameters(config.memory.bytes()),
             seccomp: config.seccomp,
             root: !root.is_empty(),
@@ -296,7 +301,7 @@ impl VmmProcess {
         let request = Request::AddShare(launch_share(share));
         let given = self.confine(&[(share.file.as_fd(), share.terms())])?;
         let fds: Vec<_> = given.iter().map(Given::as_fd).collect();
-        self.request(&share.name, &request, &fds)
+        self.change_share(&share.name, &request, &fds)
     }
 
     /// Takes a share away; what the guest still holds of it answers `ESTALE`.
@@ -305,26 +310,63 @@ impl VmmProcess {
     /// [`PodError::ChangeShare`].
     pub fn remove_share(&self, name: &str) -> Result<(), PodError> {
         let request = Request::RemoveShare { name: name.into() };
-        self.request(name, &request, &[])
+        self.change_share(name, &request, &[])
     }
 
-    fn request(
+    /// Has the machine resized, and tells how large it is then.
+    ///
+    /// # Errors
+    /// [`PodError::Resize`].
+    pub fn resize(&self, vcpus: VcpuCount, memory: MemorySize) -> Result<MachineSize, PodError> {
+        self.ask_size(&Request::Resize {
+            vcpus: vcpus.into(),
+            memory: memory.into(),
+        })
+    }
+
+    /// How large the machine is.
+    ///
+    /// # Errors
+    /// [`PodError::Resize`] when the process is gone.
+    pub fn size(&self) -> Result<MachineSize, PodError> {
+        self.ask_size(&Request::Size)
+    }
+
+    fn ask_size(&self, request: &Request) -> Result<MachineSize, PodError> {
+        match self.request(request, &[]) {
+            Ok(Answer::Size(size)) => Ok(size),
+            Ok(other) => Err(format!("it answers {other:?}")),
+            Err(message) => Err(message),
+        }
+        .map_err(|message| PodError::Resize { message })
+    }
+
+    fn change_share(
         &self,
         share: &str,
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), PodError> {
-        let failed = |message: String| PodError::ChangeShare {
+        match self.request(request, fds) {
+            Ok(Answer::Done) => Ok(()),
+            Ok(other) => Err(format!("it answers {other:?}")),
+            Err(message) => Err(message),
+        }
+        .map_err(|message| PodError::ChangeShare {
             share: share.to_owned(),
             message,
-        };
+        })
+    }
+
+    /// Sends a request and waits for what came of it.
+    fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, String> {
         let socket = lock(&self.requests);
-        control::send(&*socket, request, fds).map_err(|error| failed(error.to_string()))?;
+        control::send(&*socket, request, fds).map_err(|error| error.to_string())?;
         match control::receive::<Answer>(&*socket) {
-            Ok(Some((Answer::Done, _))) => Ok(()),
-            Ok(Some((Answer::Refused { message }, _))) => Err(failed(message)),
-            Ok(None) => Err(failed("the VMM process is gone".into())),
-            Err(error) => Err(failed(error.to_string())),
+            Ok(Some((Answer::Refused { message }, _))) => Err(message),
+            Ok(Some((answer, _))) => Ok(answer),
+            Ok(None) => Err("the VMM process is gone".into()),
+            Err(error) => Err(error.to_string()),
         }
     }
 

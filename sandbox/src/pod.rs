@@ -17,6 +17,7 @@ use agent_protocol::proto::{
     StreamOpen,
 };
 use thiserror::Error;
+use vmm::{MemorySize, VcpuCount};
 
 use crate::assets::AssetError;
 use crate::config::{PodConfig, Share, ShareError};
@@ -29,6 +30,7 @@ use crate::launch::{Resources, SHARE_TAG, VmmProcess};
 use crate::lifeline::{Awaiting, LastWords};
 use crate::net::{NetError, PodNetwork};
 use crate::oci::ContainerConfig;
+use crate::resize::{PodSize, resize, size};
 use crate::rundir::{RunDir, RunDirError};
 
 /// Longest host name: a DNS label's.
@@ -109,6 +111,12 @@ pub enum PodError {
     ChangeShare {
         /// Name of the share.
         share: String,
+        /// The VMM's reason.
+        message: String,
+    },
+    /// The VM could not be resized.
+    #[error("the VM cannot be resized: {message}")]
+    Resize {
         /// The VMM's reason.
         message: String,
     },
@@ -205,6 +213,7 @@ pub struct Pod {
     last_words: LastWords,
     kernel_release: String,
     writable_share: AtomicBool,
+    resizing: Mutex<()>,
     halted: Once,
     network: Mutex<Option<PodNetwork>>,
     /// Held for its lock, and removed with the pod unless it is kept.
@@ -274,6 +283,7 @@ impl Pod {
             last_words,
             kernel_release: hello.kernel_release,
             writable_share: AtomicBool::new(config.has_writable_share()),
+            resizing: Mutex::new(()),
             halted: Once::new(),
             network: Mutex::new(network),
             _dir: dir,
@@ -469,6 +479,30 @@ impl Pod {
     /// [`PodError::ChangeShare`]: there is none of that name, or the VM has ended.
     pub fn remove_share(&self, name: &str) -> Result<(), PodError> {
         self.vmm.remove_share(name)
+    }
+
+    /// Makes the VM larger or smaller while it runs, as far as its guest goes along, and tells how large it
+    /// is then. It grows as soon as the guest's kernel has taken what it was given. It shrinks by what the
+    /// guest can do without: memory that is in use stays.
+    ///
+    /// Memory comes and goes in pieces of 128 MiB, and a size is rounded up to them; in those of 2 GiB where
+    /// the VM has started with 63 GiB or more.
+    ///
+    /// # Errors
+    /// [`PodError::Resize`] beyond the maximum that the VM was started with, [`PodError::Call`] when the guest
+    /// does not bring vCPUs up or down.
+    pub fn resize(&self, vcpus: VcpuCount, memory: MemorySize) -> Result<PodSize, PodError> {
+        let resizing = self.resizing.lock();
+        let _one_at_a_time = resizing.unwrap_or_else(PoisonError::into_inner);
+        resize(&self.vmm, &self.guest.agent, vcpus, memory)
+    }
+
+    /// How large the VM is.
+    ///
+    /// # Errors
+    /// [`PodError::Resize`] when the VM has ended, [`PodError::Call`] when the guest does not tell.
+    pub fn size(&self) -> Result<PodSize, PodError> {
+        size(&self.vmm, &self.guest.agent)
     }
 
     /// The number among the host's processes of the VMM's warden, which lives as long as the VMM.

@@ -131,6 +131,8 @@ pub fn build(
         .initrd(initrd)
         .vcpus(VcpuCount::new(launch.vcpus).map_err(|error| error.to_string())?)
         .memory(MemorySize::from_bytes(launch.memory).map_err(|error| error.to_string())?)
+        .max_vcpus(VcpuCount::new(launch.max_vcpus).map_err(|error| error.to_string())?)
+        .max_memory(MemorySize::from_bytes(launch.max_memory).map_err(|error| error.to_string())?)
         .cmdline(launch.cmdline.clone())
         .device(Box::new(vsock(listener, sockets)?))
         .device(Box::new(fs))
@@ -165,6 +167,7 @@ fn narrow(filters: Filters) -> ThreadHook {
             ThreadKind::Worker(DeviceKind::Fs) => Thread::Fs,
             ThreadKind::Worker(DeviceKind::Rng) => Thread::Rng,
             ThreadKind::Worker(DeviceKind::Balloon) => Thread::Balloon,
+            ThreadKind::Worker(DeviceKind::Mem) => Thread::Mem,
             ThreadKind::Worker(DeviceKind::Net) => Thread::Net,
         };
         narrow_to(&filters, thread);

@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use devices::fs::{CachePolicy, Export, ExportHandle};
-use podvmm_sandbox::control::{self, Answer, LaunchShare, Request};
+use podvmm_sandbox::control::{self, Answer, LaunchShare, MachineSize, Request};
 use rustix::event::{PollFd, PollFlags, poll};
-use vmm::VmHandle;
+use vmm::{MemorySize, VcpuCount, VmHandle};
 
 use crate::machine::with_causes;
 
 /// What the thread steers.
 pub struct Steering {
-    /// Stops the machine.
+    /// Stops and resizes the machine.
     pub vm: VmHandle,
     /// What the guest sees of the host.
     pub exports: ExportHandle,
@@ -32,8 +32,8 @@ pub fn serve(lifeline: &OwnedFd, steering: Steering) {
         let Some(socket) = &requests else { continue };
         match control::receive::<Request>(socket) {
             Ok(Some((request, fds))) => {
-                let answer = match carry_out(&exports, request, fds) {
-                    Ok(()) => Answer::Done,
+                let answer = match carry_out(&vm, &exports, request, fds) {
+                    Ok(answer) => answer,
                     Err(message) => Answer::Refused { message },
                 };
                 if control::send(socket, &answer, &[]).is_err() {
@@ -72,17 +72,42 @@ fn is_open(lifeline: &OwnedFd, requests: &mut Option<OwnedFd>) -> bool {
     }
 }
 
-fn carry_out(exports: &ExportHandle, request: Request, fds: Vec<OwnedFd>) -> Result<(), String> {
+fn carry_out(
+    vm: &VmHandle,
+    exports: &ExportHandle,
+    request: Request,
+    fds: Vec<OwnedFd>,
+) -> Result<Answer, String> {
     match request {
         Request::AddShare(share) => {
             let fd = fds.into_iter().next();
             let fd = fd.ok_or_else(|| format!("no descriptor for {}", share.name))?;
             let export = export(&share, fd)?;
-            exports.add(export).map_err(|error| with_causes(&error))
+            exports.add(export).map_err(|error| with_causes(&error))?;
+            Ok(Answer::Done)
         }
-        Request::RemoveShare { name } if exports.remove(&name) => Ok(()),
+        Request::RemoveShare { name } if exports.remove(&name) => Ok(Answer::Done),
         Request::RemoveShare { name } => Err(format!("there is no share {name}")),
+        Request::Resize { vcpus, memory } => {
+            let vcpus = VcpuCount::new(vcpus).map_err(|error| error.to_string())?;
+            let memory = MemorySize::from_bytes(memory).map_err(|error| error.to_string())?;
+            let resized = vm.resize(vcpus, memory);
+            resized.map_err(|error| with_causes(&error))?;
+            Ok(size(vm))
+        }
+        Request::Size => Ok(size(vm)),
     }
+}
+
+fn size(vm: &VmHandle) -> Answer {
+    let size = vm.size();
+    Answer::Size(MachineSize {
+        vcpus: size.vcpus.into(),
+        max_vcpus: size.max_vcpus.into(),
+        memory: size.memory,
+        wanted_memory: size.wanted_memory,
+        max_memory: size.max_memory,
+    })
 }
 
 /// The terms on which a guest may have `share`.

@@ -68,7 +68,7 @@ const COMMON: &[Call] = calls![
     SYS_mremap, "the allocator grows and shrinks large blocks";
     SYS_brk, "the allocator of the first thread";
     SYS_madvise when Is(2, &[MADV_DONTNEED as u32, MADV_FREE as u32, MADV_HUGEPAGE as u32, MADV_DONTDUMP as u32]),
-        "the allocator, the end of a thread and the balloon give pages back; guest memory has huge pages, and is in no dump";
+        "the allocator, the end of a thread, the balloon and unplugged memory give pages back; guest memory has huge pages, and is in no dump";
     SYS_clock_gettime, "time, where the kernel offers no vDSO", unseen "kernels that tests run on do";
     SYS_getrandom, "seeds of hash tables; random numbers for the guest; numbers of a file session";
     SYS_fcntl when Is(1, &[F_DUPFD_CLOEXEC as u32, F_GETFD as u32, F_GETFL as u32]),
@@ -179,6 +179,11 @@ const BALLOON: &[Call] = calls![
     SYS_read, "its doorbell";
 ];
 
+/// And so does it.
+const MEM: &[Call] = calls![
+    SYS_read, "its doorbell";
+];
+
 const NET: &[Call] = calls![
     SYS_epoll_wait, "waits for doorbells and frames";
     SYS_epoll_ctl, "watches the tap for what it waits for";
@@ -226,13 +231,14 @@ pub(super) fn of(thread: Thread) -> Vec<&'static [Call]> {
         Thread::Main => [COMMON, START_THREADS, MAIN]
             .into_iter()
             // A thread inherits the filter of the one that starts it, which is this one.
-            .chain([CONTROL, VCPU, VSOCK, RNG, BALLOON, NET, FS])
+            .chain([CONTROL, VCPU, VSOCK, RNG, BALLOON, MEM, NET, FS])
             .collect(),
         Thread::Control => vec![COMMON, CONTROL],
         Thread::Vcpu => vec![COMMON, VCPU],
         Thread::Vsock => vec![COMMON, VSOCK],
         Thread::Rng => vec![COMMON, RNG],
         Thread::Balloon => vec![COMMON, BALLOON],
+        Thread::Mem => vec![COMMON, MEM],
         Thread::Net => vec![COMMON, NET],
         Thread::Fs => vec![COMMON, FS],
     }

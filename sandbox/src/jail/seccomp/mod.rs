@@ -85,6 +85,8 @@ pub enum Thread {
     Rng,
     /// Gives memory back that the guest has freed.
     Balloon,
+    /// Plugs and unplugs memory.
+    Mem,
     /// Serves the network.
     Net,
     /// Serves files.
@@ -93,13 +95,14 @@ pub enum Thread {
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Main,
         Self::Control,
         Self::Vcpu,
         Self::Vsock,
         Self::Rng,
         Self::Balloon,
+        Self::Mem,
         Self::Net,
         Self::Fs,
     ];
