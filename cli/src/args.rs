@@ -23,7 +23,7 @@ mod verbs;
 pub use ports::PortForward;
 pub use verbs::{
     Attach, Completions, Cp, Exec, Inspect, Kill, Logs, Man, Ps, Rm, Side, Stats, Stop, Target,
-    Version, Wait,
+    Update, Version, Wait,
 };
 
 /// Give every pod its own virtual machine.
@@ -66,6 +66,8 @@ pub enum Command {
     Wait(Wait),
     /// Asks pods to end, and ends those that do not
     Stop(Stop),
+    /// Gives pods that run more or fewer vCPUs, more or less memory
+    Update(Update),
     /// Sends a signal to the containers of pods
     Kill(Kill),
     /// Removes what is left of pods that have ended
@@ -185,7 +187,7 @@ pub struct Run {
         short,
         long,
         value_name = "FILE",
-        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "volumes", "env",
+        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "max_cpus", "max_mem", "volumes", "env",
             "workdir", "user", "hostname", "interactive", "tty", "timeout", "restart", "command"],
         help_heading = heading::MANIFEST
     )]
@@ -228,6 +230,12 @@ pub struct Run {
     /// Memory of the virtual machine: 256M, 2G, 512Mi, 2Gi or bytes
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = sandbox::config::parse_memory, help_heading = heading::MACHINE)]
     pub mem: MemorySize,
+    /// vCPUs that `podvmm update` can give it while it runs; the guest keeps data for each [default: as --cpus]
+    #[arg(long, value_name = "N", value_parser = vcpus, help_heading = heading::MACHINE)]
+    pub max_cpus: Option<VcpuCount>,
+    /// Memory that `podvmm update` can give it while it runs [default: as --mem]
+    #[arg(long, value_name = "SIZE", value_parser = sandbox::config::parse_memory, help_heading = heading::MACHINE)]
+    pub max_mem: Option<MemorySize>,
     /// Directory that becomes the container's root; changes stay in the guest and vanish with it
     #[arg(
         long,

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => own(pods::inspect::inspect(args, args.root.path())),
         Command::Wait(args) => own(pods::steer::wait(args, args.root.path())),
         Command::Stop(args) => own(pods::steer::stop(args, args.root.path())),
+        Command::Update(args) => own(pods::update::update(args, args.root.path())),
         Command::Kill(args) => own(pods::steer::kill(args, args.root.path())),
         Command::Rm(args) => own(pods::steer::rm(args, args.root.path())),
         Command::Version(args) => own(about::version(args)),

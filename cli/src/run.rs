@@ -20,6 +20,7 @@ use sandbox::monitor::{
 use sandbox::net::cni::CniPlan;
 use sandbox::oci::{Changes, Mount};
 use sandbox::{ContainerConfig, Process, StartFailure, Stdio, User};
+use vmm::{MemorySize, VcpuCount};
 
 use crate::OWN_FAILURE;
 use crate::args::{Net, Run};
@@ -207,6 +208,27 @@ pub fn status_of_start(failure: Option<StartFailure>) -> u8 {
     }
 }
 
+/// How large the VM can become.
+fn maximum(args: &Run) -> anyhow::Result<(VcpuCount, MemorySize)> {
+    let (cpus, mem) = (args.cpus, args.mem);
+    let (max_cpus, max_mem) = (args.max_cpus.unwrap_or(cpus), args.max_mem.unwrap_or(mem));
+    if max_cpus.get() < cpus.get() {
+        bail!(
+            "--max-cpus {}: is less than --cpus {}; leave it out, or name more",
+            max_cpus.get(),
+            cpus.get()
+        );
+    }
+    if max_mem.bytes() < mem.bytes() {
+        bail!(
+            "--max-mem {}: is less than the {} bytes of --mem; leave it out, or name more",
+            max_mem.bytes(),
+            mem.bytes()
+        );
+    }
+    Ok((max_cpus, max_mem))
+}
+
 fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<PodPlan> {
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -216,6 +238,7 @@ fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<
     of_any_pod(&mut plan, args, root)?;
     plan.vcpus = args.cpus;
     plan.memory = args.mem;
+    (plan.max_vcpus, plan.max_memory) = maximum(args)?;
     plan.hostname = args.hostname.clone().unwrap_or_default();
     plan.grace = Duration::from_secs(args.stop_timeout);
     let changes = if args.rootfs_rw {

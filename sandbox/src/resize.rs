@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use agent_protocol::proto::{AgentClient, OnlineCpusRequest};
+use serde::{Deserialize, Serialize};
 use vmm::{MemorySize, VcpuCount};
 
 use crate::control::MachineSize;
@@ -26,7 +27,8 @@ const SHRINKING: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// How large a VM is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodSize {
     /// vCPUs that are online.
     pub vcpus: u64,

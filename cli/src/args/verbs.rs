@@ -7,6 +7,7 @@ use clap::ValueHint;
 use clap_complete::Shell;
 use sandbox::User;
 use sandbox::timestamp::Timestamp;
+use vmm::{MemorySize, VcpuCount};
 
 use super::{Root, Variable, absolute, duration, user, variable};
 
@@ -268,6 +269,34 @@ pub struct Stop {
     /// Seconds that the containers are given [default: as `run --stop-timeout` said]
     #[arg(short, long, value_name = "SECONDS")]
     pub time: Option<u64>,
+    /// The pods
+    #[arg(required = true, value_name = "POD")]
+    pub pods: Vec<String>,
+}
+
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  podvmm run -d --name web --cpus 1 --max-cpus 4 --mem 512M --max-mem 4G --rootfs DIR -- httpd -f
+  podvmm update --cpus 4 --mem 2G web             more, at once
+  podvmm update --cpus 1 --mem 512M web           less: memory that is in use stays until it is free
+  podvmm inspect web                              size: what it has, and may have
+
+A pod grows up to what it was started with --max-cpus and --max-mem for. Memory comes and goes in pieces
+of 128 MiB, and SIZE is rounded up to them. No pod gets smaller than it was started.";
+
+/// Makes pods larger or smaller.
+#[derive(Debug, clap::Args)]
+#[command(after_help = UPDATE_EXAMPLES)]
+#[group(id = "what", required = true, multiple = true, args = ["cpus", "mem"])]
+pub struct Update {
+    #[command(flatten)]
+    pub root: Root,
+    /// vCPUs that are online in the virtual machine
+    #[arg(long, value_name = "N", value_parser = super::vcpus)]
+    pub cpus: Option<VcpuCount>,
+    /// Memory of the virtual machine: 256M, 2G, 512Mi, 2Gi or bytes
+    #[arg(long, value_name = "SIZE", value_parser = sandbox::config::parse_memory)]
+    pub mem: Option<MemorySize>,
     /// The pods
     #[arg(required = true, value_name = "POD")]
     pub pods: Vec<String>,

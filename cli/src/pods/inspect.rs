@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sandbox::PodSize;
 use sandbox::monitor::PodView;
 use serde_json::{Value, json};
 
@@ -26,6 +27,11 @@ pub fn inspect(args: &Inspect, root: Option<&Path>) -> anyhow::Result<u8> {
     Ok(status)
 }
 
+/// How large its VM is, if there is one that can be asked.
+fn size(view: &PodView) -> Option<PodSize> {
+    view.is_alive().then(|| view.client().size().ok())?
+}
+
 fn everything(view: &PodView) -> Value {
     json!({
         "name": view.name,
@@ -34,5 +40,6 @@ fn everything(view: &PodView) -> Value {
         "directory": view.dir,
         "record": view.record,
         "plan": view.plan().ok(),
+        "size": size(view),
     })
 }

@@ -10,6 +10,7 @@ pub mod ps;
 pub mod stats;
 pub mod steer;
 mod table;
+pub mod update;
 
 use std::path::Path;
 

@@ -11,11 +11,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
 use super::protocol::{
-    Ask, ExecRequest, FilesRequest, PodStats, RefusalKind, Reply, Request, SOCKET, Steer, Streams,
-    VERSION,
+    Ask, ExecRequest, FilesRequest, PodStats, RefusalKind, Reply, Request, ResizeRequest, SOCKET,
+    Steer, Streams, VERSION,
 };
 use super::record::ExitRecord;
 use crate::packet;
+use crate::resize::PodSize;
 
 /// Why a monitor did not do what it was asked for.
 #[derive(Debug, Error)]
@@ -160,6 +161,29 @@ impl PodClient {
     pub fn stats(&self) -> Result<PodStats, ClientError> {
         match receive(&self.ask(&Request::Stats)?)?.0 {
             Reply::Stats(stats) => Ok(stats),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Makes the VM larger or smaller, and tells how large it is then. What is not named stays as it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn resize(&self, vcpus: Option<u64>, memory: Option<u64>) -> Result<PodSize, ClientError> {
+        self.ask_size(&Request::Resize(ResizeRequest { vcpus, memory }))
+    }
+
+    /// How large the VM is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn size(&self) -> Result<PodSize, ClientError> {
+        self.ask_size(&Request::Size)
+    }
+
+    fn ask_size(&self, request: &Request) -> Result<PodSize, ClientError> {
+        match receive(&self.ask(request)?)?.0 {
+            Reply::Size(size) => Ok(size),
             _ => Err(ClientError::Unexpected),
         }
     }

@@ -49,6 +49,7 @@ pub mod plan;
 mod ports;
 pub mod protocol;
 pub mod record;
+mod resize;
 mod server;
 mod shared;
 pub mod store;

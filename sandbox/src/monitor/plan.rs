@@ -84,6 +84,10 @@ pub struct PodPlan {
     pub vcpus: VcpuCount,
     /// Guest memory.
     pub memory: MemorySize,
+    /// Most vCPUs that it can be resized to.
+    pub max_vcpus: VcpuCount,
+    /// Most memory that it can be resized to.
+    pub max_memory: MemorySize,
     /// The guest's host name; empty for the pod's name.
     pub hostname: String,
     /// Kernel parameters of the whole guest.
@@ -275,6 +279,8 @@ impl PodPlan {
             root: default_root(),
             vcpus: config.vcpus,
             memory: config.memory,
+            max_vcpus: config.max_vcpus,
+            max_memory: config.max_memory,
             hostname: String::new(),
             sysctls: BTreeMap::new(),
             shm_size: None,
@@ -358,6 +364,8 @@ impl PodPlan {
         config.root.clone_from(&self.root);
         config.vcpus = self.vcpus;
         config.memory = self.memory;
+        config.max_vcpus = self.max_vcpus;
+        config.max_memory = self.max_memory;
         config.hostname.clone_from(&self.hostname);
         config.sysctls.clone_from(&self.sysctls);
         config.shm_size = self.shm_size;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::record::ExitRecord;
 use crate::container::StartFailure;
 use crate::oci::User;
+use crate::resize::PodSize;
 
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
@@ -76,6 +77,10 @@ pub enum Request {
     },
     /// What guest and containers use.
     Stats,
+    /// Make the VM larger or smaller.
+    Resize(ResizeRequest),
+    /// How large the VM is.
+    Size,
     /// Connect to whoever listens on a TCP port of the guest's localhost.
     Dial {
         /// The port.
@@ -101,6 +106,16 @@ pub struct ExecRequest {
     pub terminal: Option<(u16, u16)>,
     /// Whether it has an input.
     pub stdin: bool,
+}
+
+/// How large a pod is to be; what is not named stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeRequest {
+    /// vCPUs.
+    pub vcpus: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
 }
 
 /// Files to copy.
@@ -172,6 +187,8 @@ pub enum Reply {
     Exited(ExitRecord),
     /// Numbers.
     Stats(PodStats),
+    /// So large is the VM.
+    Size(PodSize),
     /// The connection is attached.
     Connected,
 }

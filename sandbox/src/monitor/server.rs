@@ -17,7 +17,7 @@ use super::plan::ContainerPlan;
 use super::protocol::{Ask, ContainerUse, PodStats, RefusalKind, Reply, Request, SOCKET, VERSION};
 use super::record::{ContainerPhase, ExitRecord};
 use super::shared::{Shared, State};
-use super::{STACK, attach, exec, files, ports, supervise};
+use super::{STACK, attach, exec, files, ports, resize, supervise};
 use crate::packet;
 use crate::pod::Pod;
 use crate::timestamp::Timestamp;
@@ -121,7 +121,7 @@ fn accept(shared: &Arc<Shared>, listener: &OwnedFd, quit: &OwnedFd, busy: &Arc<A
     }
 }
 
-fn refused(kind: RefusalKind, message: impl Into<String>) -> Reply {
+pub(super) fn refused(kind: RefusalKind, message: impl Into<String>) -> Reply {
     Reply::Refused {
         kind,
         message: message.into(),
@@ -166,6 +166,10 @@ fn serve(shared: &Arc<Shared>, socket: OwnedFd) {
             None => return,
         },
         Request::Stats => stats(shared).unwrap_or_else(|refusal| refusal),
+        Request::Resize(request) => {
+            resize::resize(shared, request).unwrap_or_else(|refusal| refusal)
+        }
+        Request::Size => resize::size(shared).unwrap_or_else(|refusal| refusal),
     };
     let _ = packet::send(&socket, &reply, &[]);
 }
