@@ -342,8 +342,9 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("`{text}` is more than any machine has"))
 }
 
-/// Bytes of memory that the host has.
-fn host_memory() -> Option<u64> {
+/// Bytes of memory that the host has, if it says so.
+#[must_use]
+pub fn host_memory() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo
         .lines()

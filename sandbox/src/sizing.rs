@@ -118,6 +118,15 @@ impl Limits {
         }
     }
 
+    /// Of each limit the larger; none is less than any.
+    #[must_use]
+    pub fn at_least(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.max(other.cpu_millis),
+            memory: self.memory.max(other.memory),
+        }
+    }
+
     /// CPU limit of a CFS quota and period in microseconds; a quota below 1 is none.
     #[must_use]
     pub fn cpu_of_quota(quota: i64, period: u64) -> Option<u64> {
@@ -145,9 +154,32 @@ impl Rule {
     /// # Errors
     /// [`ConfigError`] when it is more than a VM can have.
     pub fn size(self, limits: Limits) -> Result<Size, ConfigError> {
+        let (vcpus, memory) = self.amounts(limits);
+        Ok(Size {
+            vcpus: VcpuCount::new(vcpus)?,
+            memory: MemorySize::from_bytes(memory)?,
+        })
+    }
+
+    /// How large a VM of a pod that `announced` these limits is while containers with the limits `live` are
+    /// in it: as for their sum, at least as announced, at most `max`.
+    #[must_use]
+    pub fn size_with(self, announced: Limits, live: &[Limits], max: Size) -> Size {
+        let limits = Limits::of_pod(live, &[]).at_least(announced);
+        let (vcpus, memory) = self.amounts(limits);
+        let vcpus = vcpus.min(max.vcpus.get().into());
+        let memory = memory.min(max.memory.bytes());
+        Size {
+            vcpus: VcpuCount::new(vcpus).unwrap_or(max.vcpus),
+            memory: MemorySize::from_bytes(memory).unwrap_or(max.memory),
+        }
+    }
+
+    /// vCPUs and bytes of memory, whether or not a VM can have them.
+    fn amounts(self, limits: Limits) -> (u64, u64) {
         let Base { vcpus, memory } = self.base;
         let cpus = limits.cpu_millis.map(|millis| millis.div_ceil(1000));
-        let (vcpus, memory) = match self.profile {
+        match self.profile {
             Profile::AksPreview => (
                 vcpus.saturating_add(cpus.unwrap_or(0)),
                 memory.saturating_add(limits.memory.unwrap_or(0)),
@@ -156,11 +188,7 @@ impl Rule {
                 cpus.unwrap_or(vcpus),
                 limits.memory.unwrap_or(memory).max(Self::MIN_MEMORY),
             ),
-        };
-        Ok(Size {
-            vcpus: VcpuCount::new(vcpus)?,
-            memory: MemorySize::from_bytes(memory)?,
-        })
+        }
     }
 
     /// Why a VM has its size, in a line for vCPUs and one for memory.
@@ -264,6 +292,41 @@ mod tests {
             ),
         ];
         check(Rule::default(), &TABLE);
+    }
+
+    #[test]
+    fn a_pod_has_the_size_of_those_that_live_between_what_was_announced_and_the_maximum() {
+        /// What was announced, who lives; vCPUs, memory.
+        type Case = (Limits, &'static [Limits], u8, u64);
+        const TABLE: [Case; 8] = [
+            (limits(0, 0), &[], 1, 2 * GIB),
+            (limits(0, 0), &[limits(1500, GIB)], 3, 3 * GIB),
+            (
+                limits(0, 0),
+                &[limits(500, GIB), limits(500, GIB)],
+                2,
+                4 * GIB,
+            ),
+            (limits(2000, GIB), &[], 3, 3 * GIB),
+            (limits(2000, GIB), &[limits(1000, 2 * GIB)], 3, 4 * GIB),
+            (limits(0, 0), &[limits(3000, 6 * GIB)], 4, 8 * GIB),
+            (limits(0, 0), &[limits(3001, 6 * GIB + 1)], 4, 8 * GIB),
+            (
+                limits(0, 0),
+                &[limits(u64::MAX, u64::MAX), limits(1, 1)],
+                4,
+                8 * GIB,
+            ),
+        ];
+        let max = Size {
+            vcpus: VcpuCount::new(4).unwrap(),
+            memory: MemorySize::from_bytes(8 * GIB).unwrap(),
+        };
+        for (announced, live, vcpus, memory) in TABLE {
+            let size = Rule::default().size_with(announced, live, max);
+            let found = (size.vcpus.get(), size.memory.bytes());
+            assert_eq!(found, (vcpus, memory), "{announced:?} {live:?}");
+        }
     }
 
     #[test]

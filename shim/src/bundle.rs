@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use sandbox::bundle::Bundle;
-use sandbox::sizing::{self, Limits, Size};
+use sandbox::sizing::{Limits, Size};
 use sandbox::{Netns, Network, PodConfig};
 
 /// Directory of all pods' runtime directories and sockets.
@@ -56,10 +56,15 @@ pub fn role(bundle: &Bundle) -> anyhow::Result<Role> {
 }
 
 /// The VM for the pod `id`, whose first container's bundle this is. Of the annotations, which are
-/// anybody's who may make pods, it goes by those that [`limits`] reads as numbers, and by no other.
-pub fn vm(namespace: &str, id: &str, bundle: &Bundle, role: &Role) -> anyhow::Result<PodConfig> {
-    let size = sizing::Rule::default().size(limits(bundle, role));
-    let size = size.context("the pod's limits")?;
+/// anybody's who may make pods, it goes by those that [`limits`] reads as numbers for its `size`, and by no
+/// other.
+pub fn vm(
+    namespace: &str,
+    id: &str,
+    bundle: &Bundle,
+    role: &Role,
+    size: Size,
+) -> anyhow::Result<PodConfig> {
     let mut config = PodConfig::new(id);
     config.root = root(namespace);
     config.vcpus = size.vcpus;
@@ -96,28 +101,6 @@ pub fn limits(bundle: &Bundle, role: &Role) -> Limits {
             .and_then(|bytes| u64::try_from(bytes).ok())
             .filter(|bytes| *bytes > 0),
     }
-}
-
-/// Which limit of a container is more than the pod's VM has, in words. A VM does not grow: that happens
-/// where the sandbox's annotations did not announce the container.
-pub fn excess(limits: Limits, size: Size) -> Option<String> {
-    let vcpus = size.vcpus.get();
-    let memory = size.memory.bytes();
-    if limits
-        .cpu_millis
-        .is_some_and(|cpu| cpu > u64::from(vcpus) * 1000)
-    {
-        return Some(format!(
-            "its CPU limit is more than the pod's {vcpus} vCPUs, as the sandbox did not announce it"
-        ));
-    }
-    if limits.memory.is_some_and(|bytes| bytes > memory) {
-        return Some(format!(
-            "its memory limit is more than the pod's {} MiB, as the sandbox did not announce it",
-            memory >> 20
-        ));
-    }
-    None
 }
 
 /// Whether `source` is the shared memory that the CRI plugin keeps on the host for the pod.
@@ -212,22 +195,6 @@ mod tests {
         }
         let alone = limits(&bundle(&json!({})), &Role::Alone);
         assert_eq!(alone.memory, Some(4096));
-    }
-
-    #[test]
-    fn limits_beyond_the_vm_are_told() {
-        let of_pod = Limits {
-            cpu_millis: Some(1000),
-            memory: Some(1 << 30),
-        };
-        let size = sizing::Rule::default().size(of_pod).unwrap();
-        let limits = |cpu_millis, memory| Limits { cpu_millis, memory };
-        assert_eq!(excess(limits(Some(2000), Some(3 << 30)), size), None);
-        assert_eq!(excess(limits(None, None), size), None);
-        let cpu = excess(limits(Some(2001), None), size).unwrap();
-        assert!(cpu.contains("2 vCPUs"), "{cpu}");
-        let memory = excess(limits(None, Some((3 << 30) + 1)), size).unwrap();
-        assert!(memory.contains("3072 MiB"), "{memory}");
     }
 
     #[test]

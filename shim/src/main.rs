@@ -31,6 +31,7 @@
 mod args;
 mod bundle;
 mod cgroup;
+mod config;
 mod delete;
 mod events;
 mod forward;
@@ -40,6 +41,7 @@ mod pod;
 mod process;
 mod serve;
 mod service;
+mod size;
 mod start;
 mod stats;
 mod streams;

@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskOOM};
 use sandbox::bundle::{Bundle, process_for_guest};
-use sandbox::sizing::Size;
+use sandbox::sizing::Limits;
 use sandbox::{EventSink, Exit, Pod as Vm, PodEvent};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
@@ -24,10 +24,12 @@ use tokio::task::AbortHandle;
 use crate::args::Args;
 use crate::bundle::{self, Role};
 use crate::cgroup::{self, Cgroup};
+use crate::config::Config;
 use crate::events::{Publisher, task_io};
 use crate::forward;
 use crate::guest::{self, Pause, Template};
 use crate::process::{Ended, Process, timestamp};
+use crate::size::{LINGER, Sizing};
 use crate::streams::{Paths, Streams};
 use crate::task::{Kind, Task};
 
@@ -48,7 +50,7 @@ pub struct Pod {
     pub over: Notify,
     vm: OnceLock<Arc<Vm>>,
     forwarding: OnceLock<AbortHandle>,
-    size: OnceLock<Size>,
+    sizing: OnceLock<Sizing>,
     cgroup: OnceLock<Cgroup>,
     /// How the sandbox ends, once somebody has asked for it.
     sandbox_status: OnceLock<u32>,
@@ -87,7 +89,7 @@ impl Pod {
             over: Notify::new(),
             vm: OnceLock::new(),
             forwarding: OnceLock::new(),
-            size: OnceLock::new(),
+            sizing: OnceLock::new(),
             cgroup: OnceLock::new(),
             sandbox_status: OnceLock::new(),
             pause: OnceLock::new(),
@@ -173,10 +175,8 @@ impl Pod {
         if !matches!(role, Role::Member(_)) {
             self.start_vm(&bundle, &role).await?;
         }
-        if let (Role::Member(_), Some(size)) = (&role, self.size.get())
-            && let Some(excess) = bundle::excess(bundle.limits(), *size)
-        {
-            log::warn!("container {}: {excess}", request.id);
+        if role != Role::Sandbox {
+            self.resize_for(&request.id, bundle.limits()).await;
         }
         let template = Template::new(bundle, request);
         let task = match role {
@@ -185,8 +185,14 @@ impl Pod {
                 let init = Process::new(paths, None, None);
                 Task::new(&request.id, dir, Kind::Sandbox, init)
             }
-            Role::Member(_) => self.container(&request.id, template, paths, false).await?,
-            Role::Alone => self.container(&request.id, template, paths, true).await?,
+            Role::Member(_) | Role::Alone => {
+                let alone = role == Role::Alone;
+                let made = self.container(&request.id, template, paths, alone).await;
+                if made.is_err() {
+                    self.shrink_without(&request.id);
+                }
+                made?
+            }
         };
         self.publisher.publish(&TaskCreate {
             container_id: request.id.clone(),
@@ -211,9 +217,14 @@ impl Pod {
             bundle::note_cgroup(&self.args.namespace, &self.args.id, path)?;
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
-        let mut config = bundle::vm(&self.args.namespace, &self.args.id, bundle, role)?;
-        let (vcpus, memory) = (config.vcpus, config.memory);
-        let _ = self.size.set(Size { vcpus, memory });
+        let settings = Config::read()?;
+        let announced = bundle::limits(bundle, role);
+        let size = settings.rule.size(announced).context("the pod's limits")?;
+        let sizing = Sizing::new(&settings, announced, size);
+        let mut config = bundle::vm(&self.args.namespace, &self.args.id, bundle, role, size)?;
+        config.max_vcpus = sizing.max().vcpus;
+        config.max_memory = sizing.max().memory;
+        let _ = self.sizing.set(sizing);
         config.boot_timeout = BOOT_TIMEOUT;
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();
@@ -240,6 +251,54 @@ impl Pod {
             })
             .context("no thread to wait for the VM")?;
         Ok(())
+    }
+
+    /// Counts `limits` for the container `id`, and makes the VM as large as that wants it.
+    pub async fn resize_for(&self, id: &str, limits: Limits) {
+        let (Some(sizing), Some(vm)) = (self.sizing.get(), self.vm()) else {
+            return;
+        };
+        if let Some(excess) = sizing.excess(limits) {
+            log::warn!("container {id}: {excess}");
+        }
+        sizing.set(id, limits);
+        sizing.fit(vm).await;
+    }
+
+    /// The limits that the container `id` counts with, if it does.
+    pub fn limits_of(&self, id: &str) -> Option<Limits> {
+        self.sizing.get()?.limits(id)
+    }
+
+    /// Counts `limits` for the container `id`, if it still counts.
+    pub fn count(&self, id: &str, limits: Limits) {
+        if let Some(sizing) = self.sizing.get()
+            && sizing.limits(id).is_some()
+        {
+            sizing.set(id, limits);
+        }
+    }
+
+    /// The container `id` counts no more: the VM gets smaller, soon, if nothing else wants it as it is.
+    pub fn shrink_without(self: &Arc<Self>, id: &str) {
+        let Some(sizing) = self.sizing.get() else {
+            return;
+        };
+        sizing.forget(id);
+        self.fit_after(LINGER);
+    }
+
+    /// Makes the VM as large as its containers want it then, and waits for nothing.
+    pub fn fit_after(self: &Arc<Self>, delay: Duration) {
+        let pod = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let (Some(sizing), Some(vm)) = (pod.sizing.get(), pod.vm())
+                && pod.sandbox_status.get().is_none()
+            {
+                sizing.fit(vm).await;
+            }
+        });
     }
 
     async fn container(
@@ -342,7 +401,7 @@ impl Pod {
         .await;
     }
 
-    async fn exited(&self, container: &str, exec: &str, exit: Exit) {
+    async fn exited(self: &Arc<Self>, container: &str, exec: &str, exit: Exit) {
         let Some(task) = self.task(container) else {
             return;
         };
@@ -357,6 +416,9 @@ impl Pod {
             self.oom_killed(container);
         }
         self.ended(&task, exec, &process, ended).await;
+        if exec.is_empty() {
+            self.shrink_without(container);
+        }
     }
 
     async fn ended(&self, task: &Task, exec: &str, process: &Process, ended: Ended) {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
@@ -18,8 +18,9 @@ use containerd_shim_protos::events::task::{
 use containerd_shim_protos::shim_async::Task as TaskService;
 use containerd_shim_protos::ttrpc::asynchronous::TtrpcContext;
 use containerd_shim_protos::ttrpc::{self, Code, get_status};
-use sandbox::ContainerError;
+use sandbox::bundle::changed_limits;
 use sandbox::container::Refusal;
+use sandbox::{ContainerError, ContainerHandle};
 
 use crate::pod::{Pod, blocking};
 use crate::process::{Ended, Process, Stage, timestamp};
@@ -304,11 +305,16 @@ impl TaskService for Service {
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
         let task = self.task(&request.id)?;
         // The sandbox's own cgroup on the host is the kubelet's to change.
-        if let Some(container) = task.container().cloned() {
+        let Some(container) = task.container().cloned() else {
+            return Ok(Empty::new());
+        };
+        let pod = Arc::clone(&self.pod);
+        whole(async move {
             let resources = request.resources.value.clone();
-            ask(move || container.update(&resources)).await?;
-        }
-        Ok(Empty::new())
+            update(&pod, &request.id, container, resources).await?;
+            Ok(Empty::new())
+        })
+        .await
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
@@ -392,6 +398,30 @@ async fn start(pod: &Pod, task: &Task, exec_id: &str, process: &Process) -> ttrp
     Ok(())
 }
 
+/// Gives a container other limits. The VM grows before and shrinks after, so that it is never too small for
+/// what the container's cgroup lets it have.
+async fn update(
+    pod: &Arc<Pod>,
+    id: &str,
+    container: ContainerHandle,
+    resources: Vec<u8>,
+) -> ttrpc::Result<()> {
+    let limits = serde_json::from_slice(&resources).ok().and_then(|changed| {
+        let before = pod.limits_of(id)?;
+        Some((before, changed_limits(before, &changed)))
+    });
+    if let Some((before, after)) = limits {
+        pod.resize_for(id, after.at_least(before)).await;
+    }
+    let updated = ask(move || container.update(&resources)).await;
+    if let Some((before, after)) = limits {
+        let now = if updated.is_ok() { after } else { before };
+        pod.count(id, now);
+        pod.fit_after(Duration::ZERO);
+    }
+    updated
+}
+
 async fn delete(
     pod: &Arc<Pod>,
     task: &Arc<Task>,
@@ -423,7 +453,10 @@ async fn delete(
                 shares,
                 alone: false,
                 ..
-            } => pod.unshare(shares.clone()).await,
+            } => {
+                pod.shrink_without(&task.id);
+                pod.unshare(shares.clone()).await;
+            }
             Kind::Sandbox | Kind::Container { .. } => {
                 pod.halt(KILLED).await;
                 pod.expect_end();

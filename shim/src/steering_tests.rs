@@ -1,5 +1,6 @@
 //! What annotations do not do.
 
+use sandbox::sizing::Rule;
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -62,7 +63,9 @@ fn bundle(annotations: &[(&str, &str)]) -> Bundle {
 fn outcome(annotations: &[(&str, &str)]) -> String {
     let all = [&[(CONTAINER_TYPE, "sandbox")], annotations].concat();
     let bundle = bundle(&all);
-    let config = vm("k8s.io", "pod", &bundle, &role(&bundle).unwrap()).unwrap();
+    let role = role(&bundle).unwrap();
+    let size = Rule::default().size(limits(&bundle, &role)).unwrap();
+    let config = vm("k8s.io", "pod", &bundle, &role, size).unwrap();
     format!("{config:?} {:?}", bundle.root_dir(Path::new("/bundle")))
 }
 

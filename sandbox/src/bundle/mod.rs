@@ -208,17 +208,10 @@ impl Bundle {
     /// What the container may use at most.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        let resource = |path: &str| self.spec.pointer(&format!("/linux/resources/{path}"));
-        let quota = resource("cpu/quota").and_then(Value::as_i64);
-        let period = resource("cpu/period").and_then(Value::as_u64);
-        let memory = resource("memory/limit").and_then(Value::as_i64);
-        Limits {
-            cpu_millis: quota
-                .and_then(|quota| Limits::cpu_of_quota(quota, period.unwrap_or(100_000))),
-            memory: memory
-                .and_then(|bytes| u64::try_from(bytes).ok())
-                .filter(|bytes| *bytes > 0),
-        }
+        let resources = self.spec.pointer("/linux/resources");
+        resources.map_or_else(Limits::default, |resources| {
+            changed_limits(Limits::default(), resources)
+        })
     }
 
     /// The container as it is inside the guest. `id` names its shares; a bind mount of the pod's
@@ -241,4 +234,71 @@ impl Bundle {
 /// [`BundleError::Malformed`].
 pub fn process_for_guest(json: &[u8]) -> Result<(Vec<u8>, bool), BundleError> {
     translate::process(json)
+}
+
+/// What becomes of a container's limits when it is given new `resources`, the part of a configuration of this
+/// name: what is not named there stays.
+#[must_use]
+pub fn changed_limits(limits: Limits, resources: &Value) -> Limits {
+    let quota = resources.pointer("/cpu/quota").and_then(Value::as_i64);
+    let period = resources.pointer("/cpu/period").and_then(Value::as_u64);
+    let memory = resources.pointer("/memory/limit").and_then(Value::as_i64);
+    Limits {
+        cpu_millis: match quota {
+            // 0 is how engines leave it out.
+            None | Some(0) => limits.cpu_millis,
+            Some(quota) => {
+                let period = period.filter(|period| *period > 0);
+                Limits::cpu_of_quota(quota, period.unwrap_or(100_000))
+            }
+        },
+        memory: match memory {
+            None | Some(0) => limits.memory,
+            Some(bytes) => u64::try_from(bytes).ok(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn limits_that_are_not_named_stay() {
+        let limits = |cpu_millis, memory| Limits { cpu_millis, memory };
+        let before = limits(Some(500), Some(1 << 20));
+        for (resources, after) in [
+            (json!({}), before),
+            (json!({ "cpu": { "shares": 2 }, "memory": {} }), before),
+            (
+                json!({ "cpu": { "quota": 0 }, "memory": { "limit": 0 } }),
+                before,
+            ),
+            (
+                json!({ "cpu": { "quota": 150_000, "period": 100_000 } }),
+                limits(Some(1500), Some(1 << 20)),
+            ),
+            (
+                json!({ "cpu": { "quota": 200_000 } }),
+                limits(Some(2000), Some(1 << 20)),
+            ),
+            (
+                json!({ "cpu": { "quota": -1 } }),
+                limits(None, Some(1 << 20)),
+            ),
+            (
+                json!({ "memory": { "limit": 4096 } }),
+                limits(Some(500), Some(4096)),
+            ),
+            (
+                json!({ "memory": { "limit": -1 } }),
+                limits(Some(500), None),
+            ),
+            (json!({ "cpu": "x", "memory": { "limit": "9" } }), before),
+        ] {
+            assert_eq!(changed_limits(before, &resources), after, "{resources}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod cni;
 mod command;
 mod deaths;
 mod files;
+mod growth;
 mod harness;
 mod hostile;
 mod images;

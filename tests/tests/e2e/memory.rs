@@ -12,7 +12,7 @@ use crate::jail::{Process, end};
 const FILE_MIB: u64 = 300;
 
 /// MiB of the host's memory that the pod's VMM has, guest memory and all.
-fn resident_mib(pod: &Running) -> u64 {
+pub fn resident_mib(pod: &Running) -> u64 {
     let rollup = Process::vmm_of(pod).read("smaps_rollup");
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
