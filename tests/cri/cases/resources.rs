@@ -23,6 +23,11 @@ pub const CASES: &[Case] = &[
         update,
     ),
     Case::new(
+        "growth",
+        "a container that nobody announced finds as many CPUs and as much memory as its limits say, also after an update",
+        growth,
+    ),
+    Case::new(
         "out_of_memory",
         "a container beyond its memory limit ends with 137 and reason OOMKilled",
         out_of_memory,
@@ -151,6 +156,56 @@ fn sysctls(node: Node<'_>) -> Result<()> {
         let seen = container.sh(&format!("sysctl -n {name}"))?;
         ensure!(seen == value, "{name} is {seen:?}");
     }
+    pod.remove()?;
+    Ok(())
+}
+
+/// CPUs, and KiB of memory, as a container sees them.
+fn machine(container: &Container) -> Result<(u64, i64)> {
+    let text = container.sh("nproc; awk '$1 == \"MemTotal:\" { print $2 }' /proc/meminfo")?;
+    let (cpus, kib) = text.split_once('\n').context("two numbers")?;
+    Ok((cpus.trim().parse()?, kib.trim().parse()?))
+}
+
+fn growth(node: Node<'_>) -> Result<()> {
+    const PIECE: i64 = 128 * MIB;
+    // Nobody has announced a limit.
+    let (pod, first) = node.run("growth", ContainerSpec::idle())?;
+    let before = machine(&first)?;
+    let second = pod.start(
+        ContainerSpec::idle()
+            .called("second")
+            .limits(1000, 4 * PIECE),
+    )?;
+    let grown = machine(&second)?;
+    if !node.handler.own_kernel {
+        ensure!(
+            grown == before,
+            "the node is another: {before:?}, {grown:?}"
+        );
+        pod.remove()?;
+        return Ok(());
+    }
+    ensure!(before.0 == 1, "it starts with {} CPUs", before.0);
+    let expected = (2, before.1 + 4 * PIECE / 1024);
+    ensure!(grown == expected, "{before:?}, then {grown:?}");
+    // All of it can be had.
+    second.sh("head -c 450000000 /dev/zero | tail -c 440000000 | wc -c")?;
+    node.cri()
+        .update_container_resources(cri::UpdateContainerResourcesRequest {
+            container_id: second.id.clone(),
+            linux: Some(spec::limits(1000, 6 * PIECE)),
+            ..Default::default()
+        })?;
+    let updated = machine(&second)?;
+    let expected = (2, before.1 + 6 * PIECE / 1024);
+    ensure!(updated == expected, "{grown:?}, then {updated:?}");
+    second.stop(0)?;
+    second.remove()?;
+    wait::until(60, "the pod is as it was", || {
+        Ok((machine(&first)? == before).then_some(()))
+    })
+    .with_context(|| format!("{before:?} before, {:?} now", machine(&first)))?;
     pod.remove()?;
     Ok(())
 }
