@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::builder::{MemorySize, VcpuCount};
 use crate::bus::Bus;
 use crate::events::{EventSender, Resizable, ThreadHook};
-use crate::machine::{BuildError, make_vcpu};
+use crate::machine::{BuildError, kvm_error, make_vcpu};
 use crate::vcpu::VcpuThread;
 
 /// Why a machine has not become as large as it was to be.
@@ -168,6 +168,13 @@ impl GrowableMemory {
     }
 }
 
+/// Has a vCPU that came late found by the others. KVM draws its map of local APICs up while it makes a vCPU, which
+/// is not in its list then, and again when a state is set: without that the signal that starts it is lost.
+fn announce(vcpu: &VcpuFd) -> Result<(), BuildError> {
+    let lapic = vcpu.get_lapic().map_err(kvm_error("KVM_GET_LAPIC"))?;
+    vcpu.set_lapic(&lapic).map_err(kvm_error("KVM_SET_LAPIC"))
+}
+
 /// A machine's vCPUs and memory, in the hands of the thread that runs it.
 pub(crate) struct Growth {
     /// Dropped after the vCPUs and before memory: KVM must not see unmapped memory.
@@ -270,7 +277,8 @@ impl Resizable for Growth {
         }
         while self.running.len() < usize::from(vcpus.get()) {
             let index = self.running.len() as u8;
-            let vcpu = make_vcpu(&self.kvm, &self.vm, index, self.max_vcpus);
+            let vcpu = make_vcpu(&self.kvm, &self.vm, index, self.max_vcpus)
+                .and_then(|vcpu| announce(&vcpu).map(|()| vcpu));
             self.waiting.push(vcpu.map_err(ResizeError::MakeVcpu)?);
             self.start_one().map_err(ResizeError::StartVcpu)?;
             let running = self.running.len() as u8;

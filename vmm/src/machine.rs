@@ -162,7 +162,7 @@ impl VmHandle {
     }
 }
 
-fn kvm_error(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
+pub(crate) fn kvm_error(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
     move |source| BuildError::Kvm { operation, source }
 }
 

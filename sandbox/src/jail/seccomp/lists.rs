@@ -123,25 +123,27 @@ const MACHINE: &[u32] = &[
     TUNGETIFF as u32,
     TUNSETVNETHDRSZ as u32,
     TUNSETOFFLOAD as u32,
-    kvm(0x00),       // KVM_GET_API_VERSION
-    kvm(0x01),       // KVM_CREATE_VM
-    kvm(0x03),       // KVM_CHECK_EXTENSION
-    kvm(0x04),       // KVM_GET_VCPU_MMAP_SIZE
-    both(0x05, 8),   // KVM_GET_SUPPORTED_CPUID
-    kvm(0x41),       // KVM_CREATE_VCPU
-    into(0x46, 32),  // KVM_SET_USER_MEMORY_REGION
-    kvm(0x47),       // KVM_SET_TSS_ADDR
-    into(0x48, 8),   // KVM_SET_IDENTITY_MAP_ADDR
-    into(0x6a, 8),   // KVM_SET_GSI_ROUTING
-    into(0x76, 32),  // KVM_IRQFD
-    into(0x79, 64),  // KVM_IOEVENTFD
-    into(0x82, 144), // KVM_SET_REGS
-    from(0x83, 312), // KVM_GET_SREGS
-    into(0x84, 312), // KVM_SET_SREGS
-    into(0x89, 8),   // KVM_SET_MSRS
-    into(0x8d, 416), // KVM_SET_FPU
-    into(0x90, 8),   // KVM_SET_CPUID2
-    into(0xa3, 104), // KVM_ENABLE_CAP
+    kvm(0x00),        // KVM_GET_API_VERSION
+    kvm(0x01),        // KVM_CREATE_VM
+    kvm(0x03),        // KVM_CHECK_EXTENSION
+    kvm(0x04),        // KVM_GET_VCPU_MMAP_SIZE
+    both(0x05, 8),    // KVM_GET_SUPPORTED_CPUID
+    kvm(0x41),        // KVM_CREATE_VCPU
+    into(0x46, 32),   // KVM_SET_USER_MEMORY_REGION
+    kvm(0x47),        // KVM_SET_TSS_ADDR
+    into(0x48, 8),    // KVM_SET_IDENTITY_MAP_ADDR
+    into(0x6a, 8),    // KVM_SET_GSI_ROUTING
+    into(0x76, 32),   // KVM_IRQFD
+    into(0x79, 64),   // KVM_IOEVENTFD
+    into(0x82, 144),  // KVM_SET_REGS
+    from(0x83, 312),  // KVM_GET_SREGS
+    into(0x84, 312),  // KVM_SET_SREGS
+    into(0x89, 8),    // KVM_SET_MSRS
+    into(0x8d, 416),  // KVM_SET_FPU
+    from(0x8e, 1024), // KVM_GET_LAPIC
+    into(0x8f, 1024), // KVM_SET_LAPIC
+    into(0x90, 8),    // KVM_SET_CPUID2
+    into(0xa3, 104),  // KVM_ENABLE_CAP
 ];
 
 /// The thread that hears from the sandbox.
