@@ -7,6 +7,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use podvmm_devices::VirtioDevice;
 use podvmm_devices::balloon::Balloon;
+use podvmm_devices::mem::{BLOCK, Mem, MemRegion};
 use podvmm_devices::net::spec::Header;
 use podvmm_devices::net::{Mtu, Net, NetConfig};
 use podvmm_devices::rate::RateLimit;
@@ -19,6 +20,7 @@ use vm_memory::{Bytes, GuestAddress};
 #[derive(Arbitrary, Debug, Clone, Copy)]
 enum Kind {
     Balloon,
+    Mem,
     Net,
     Rng,
     Vsock,
@@ -28,6 +30,7 @@ impl Kind {
     fn device(self) -> Box<dyn VirtioDevice> {
         match self {
             Self::Balloon => Box::new(Balloon),
+            Self::Mem => Box::new(mem()),
             Self::Net => Box::new(net()),
             Self::Rng => Box::new(Rng),
             Self::Vsock => Box::new(vsock()),
@@ -37,7 +40,7 @@ impl Kind {
     fn queues(self) -> u16 {
         match self {
             Self::Net => 2,
-            Self::Rng => 1,
+            Self::Mem | Self::Rng => 1,
             Self::Balloon | Self::Vsock => 3,
         }
     }
@@ -179,6 +182,15 @@ fn run(kind: Kind, driver: &mut Driver, step: &Step) {
 }
 
 /// A device with frames to receive, whose network then goes away.
+/// The upper half of the kit's memory, of which half may be plugged.
+fn mem() -> Mem {
+    let region = MemRegion::new(32 << 20, 32 << 20, 4 * BLOCK).unwrap();
+    let device = Mem::new(region);
+    device.handle().provide(0..3);
+    device.handle().request(16 << 20);
+    device
+}
+
 fn net() -> Net {
     let (host, backend) = Host::pair();
     for len in [20, 1500, 40_000] {

@@ -26,6 +26,8 @@ use crate::requests::export;
 const GUEST_CID: u32 = 3;
 /// More request queues than this have no work to do at once: the disk is behind them.
 const MAX_FS_QUEUES: u64 = 4;
+/// Nor are there more of them for CPUs that are not there yet.
+const MAX_FS_THREADS: u64 = 16;
 
 /// An error and its causes in one line.
 pub fn with_causes(error: &dyn Error) -> String {
@@ -192,11 +194,24 @@ fn vsock(listener: UnixListener, sockets: PathBuf) -> Result<Vsock, String> {
     Vsock::new(config).map_err(|error| with_causes(&error))
 }
 
+/// How many queues for requests the file system has; each is a thread here.
+///
+/// Linux gives each queue as many CPUs as the next, with consecutive numbers, and counts those that are not
+/// there yet. So a machine that may grow needs more queues for its first CPUs to have different ones.
+fn request_queues(vcpus: u64, max_vcpus: u64) -> u16 {
+    let used = vcpus.clamp(1, MAX_FS_QUEUES);
+    let queues = match used {
+        // What one CPU asks for is served by one thread, also when others come.
+        1 => 1,
+        used => (used * max_vcpus.max(vcpus)).div_ceil(vcpus),
+    };
+    queues.min(MAX_FS_THREADS) as u16
+}
+
 fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Result<Fs, String> {
     let settings = FsSettings {
         tag: launch.share_tag.clone(),
-        // The guest picks a queue by CPU; each is a thread here.
-        request_queues: launch.vcpus.clamp(1, MAX_FS_QUEUES) as u16,
+        request_queues: request_queues(launch.vcpus, launch.max_vcpus),
         hides_ids: jail.hides_ids,
         limit: launch.disk_limit,
         ..Default::default()
@@ -208,4 +223,28 @@ fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Res
         .collect::<Result<Vec<_>, String>>()?;
     let proc_fds = rustix::io::dup(&jail.proc_fds).map_err(|errno| errno.to_string())?;
     Fs::with_proc_fds(config, exports, proc_fds).map_err(|error| with_causes(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpus_that_are_there_have_queues_of_their_own() {
+        for (vcpus, max, queues) in [
+            (1, 1, 1),
+            (2, 2, 2),
+            (4, 4, 4),
+            (8, 8, 4),
+            (8, 1, 4),
+            (1, 8, 1),
+            (2, 8, 8),
+            (3, 8, 8),
+            (4, 8, 8),
+            (8, 16, 8),
+            (2, 64, 16),
+        ] {
+            assert_eq!(request_queues(vcpus, max), queues, "{vcpus} of {max}");
+        }
+    }
 }
