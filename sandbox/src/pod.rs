@@ -485,8 +485,7 @@ impl Pod {
     /// is then. It grows as soon as the guest's kernel has taken what it was given. It shrinks by what the
     /// guest can do without: memory that is in use stays.
     ///
-    /// Memory comes and goes in pieces of 128 MiB, and a size is rounded up to them; in those of 2 GiB where
-    /// the VM has started with 63 GiB or more.
+    /// Memory comes and goes in blocks of 2 MiB, and a size is rounded up to them.
     ///
     /// # Errors
     /// [`PodError::Resize`] beyond the maximum that the VM was started with, [`PodError::Call`] when the guest

@@ -184,8 +184,8 @@ impl VmBuilder {
     }
 
     /// Lets the machine grow up to so much memory while it runs; with less than it starts with, it does not.
-    /// A guest takes memory in pieces of 128 MiB, or of 2 GiB where it starts with 63 GiB or more, and the
-    /// rest of a piece is left out.
+    /// Room for it comes in pieces of 128 MiB, or of 2 GiB where it starts with 63 GiB or more, and the rest of
+    /// a piece is left out.
     #[must_use]
     pub fn max_memory(mut self, size: MemorySize) -> Self {
         self.max_memory = size;

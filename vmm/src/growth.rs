@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use devices::mem::{Mem, MemHandle, MemRegion};
+use devices::mem::{BLOCK, Mem, MemHandle, MemRegion};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
@@ -122,10 +122,10 @@ impl GrowableMemory {
         (device, growable)
     }
 
-    /// Grants so many bytes, a whole number of pieces.
+    /// Grants so many bytes, a whole number of blocks, and has all pieces that they reach into there.
     fn grant(&mut self, vm: &VmFd, bytes: u64) -> Result<(), ResizeError> {
         let region = self.handle.region();
-        let pieces = (bytes / region.piece()) as usize;
+        let pieces = bytes.div_ceil(region.piece()) as usize;
         for piece in 0..pieces {
             if self.slots.get(piece) == Some(&false) {
                 self.set_slot(vm, piece, region.piece())
@@ -287,9 +287,8 @@ impl Resizable for Growth {
         let Some(growable) = &mut self.memory else {
             return Ok(());
         };
-        let piece = growable.handle.region().piece();
         let beyond = wanted.saturating_sub(self.gauge.first_memory);
-        growable.grant(&self.vm, beyond.next_multiple_of(piece))
+        growable.grant(&self.vm, beyond.next_multiple_of(BLOCK))
     }
 
     fn trim(&mut self) {

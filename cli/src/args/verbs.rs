@@ -281,8 +281,8 @@ Examples:
   podvmm update --cpus 1 --mem 512M web           less: memory that is in use stays until it is free
   podvmm inspect web                              size: what it has, and may have
 
-A pod grows up to what it was started with --max-cpus and --max-mem for. Memory comes and goes in pieces
-of 128 MiB, and SIZE is rounded up to them. No pod gets smaller than it was started.";
+A pod grows up to what it was started with --max-cpus and --max-mem for. Memory comes and goes in blocks
+of 2 MiB. No pod has less of it than it was started with.";
 
 /// Makes pods larger or smaller.
 #[derive(Debug, clap::Args)]
