@@ -156,3 +156,13 @@ pub struct GuestBlock {
     pub minor: u32,
     address: u64,
 }
+
+impl GuestBlock {
+    pub(crate) fn new(major: u32, minor: u32, address: u64) -> Self {
+        Self {
+            major,
+            minor,
+            address,
+        }
+    }
+}

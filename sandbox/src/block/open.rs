@@ -114,12 +114,11 @@ fn failed(parameter: &str, path: &Path, writing: bool, cause: io::Error) -> Bloc
 }
 
 pub(super) fn explain(error: &io::Error, writing: bool) -> String {
-    let read_only = "; if it may only be read, say so with :r";
     match error.raw_os_error() {
         Some(libc::ENOENT) => "does not exist".into(),
         Some(libc::ENXIO | libc::ENODEV) => "is the node of a device that is not there".into(),
         Some(libc::EACCES | libc::EPERM | libc::EROFS) if writing => {
-            format!("cannot be opened for writing: {error}{read_only}")
+            format!("cannot be opened for writing ({error}); ask for it read-only")
         }
         Some(libc::EACCES | libc::EPERM) => "permission denied".into(),
         _ => error.to_string(),
@@ -202,7 +201,7 @@ mod tests {
     #[test]
     fn a_device_that_may_not_be_written_names_the_remedy() {
         let error = io::Error::from_raw_os_error(libc::EROFS);
-        assert!(explain(&error, true).contains(":r"));
-        assert!(!explain(&error, false).contains(":r"));
+        assert!(explain(&error, true).contains("read-only"));
+        assert!(!explain(&error, false).contains("read-only"));
     }
 }

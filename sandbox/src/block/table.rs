@@ -118,11 +118,7 @@ impl Table {
 
 impl Disk {
     fn block(&self) -> GuestBlock {
-        GuestBlock {
-            major: self.major,
-            minor: self.minor,
-            address: self.address,
-        }
+        GuestBlock::new(self.major, self.minor, self.address)
     }
 }
 
