@@ -5,10 +5,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as cri;
 use podvmm_cri_tests::alone::run;
-use podvmm_cri_tests::client::CallError;
 use podvmm_cri_tests::handler::PODVMM;
 use podvmm_cri_tests::pod::{Node, base};
 use podvmm_cri_tests::spec::{self, ContainerSpec, PodSpec};
