@@ -17,7 +17,7 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::assets;
-use crate::block::BlockVolume;
+use crate::block::{BlockVolume, reopen};
 use crate::config::{PodConfig, Share};
 use crate::control::{
     self, Answer, End, GuestFile, Launch, LaunchBlock, LaunchShare, Report, Request,
@@ -335,9 +335,31 @@ impl VmmProcess {
             geometry: volume.geometry,
             read_only: volume.read_only,
         });
-        match self.request(&request, &[volume.file.as_fd()])? {
+        let alone = self.alone(volume)?;
+        let file = alone.as_ref().unwrap_or(&volume.file);
+        match self.request(&request, &[file.as_fd()])? {
             Answer::Plugged { address } => Ok(address),
             other => Err(format!("the VMM process answered {other:?}")),
+        }
+    }
+
+    /// A disk image opened from a mount of its own, so that one to be read only cannot be opened anew for
+    /// writing either. None for what needs none, or can have none.
+    fn alone(&self, volume: &BlockVolume) -> Result<Option<File>, String> {
+        let Some(place) = &volume.place else {
+            return Ok(None);
+        };
+        let terms = Terms {
+            read_only: volume.read_only,
+            ..Terms::default()
+        };
+        let given = self.confine(&[(place.as_fd(), terms)]);
+        let given = given.map_err(|error| error.to_string())?;
+        match given.first() {
+            Some(Given::Alone(place)) => reopen(place, volume.read_only)
+                .map(Some)
+                .map_err(|error| error.to_string()),
+            _ => Ok(None),
         }
     }
 

@@ -14,12 +14,14 @@ mod table;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use devices::blk::Geometry;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+pub(crate) use open::reopen;
 pub(crate) use table::Table;
 
 /// Why a guest does not get a disk.
@@ -104,6 +106,8 @@ pub struct BlockVolume {
     pub(crate) name: String,
     /// Open for what it is for.
     pub(crate) file: File,
+    /// Where a disk image is, for a mount of its own that it can be opened from.
+    pub(crate) place: Option<OwnedFd>,
     pub(crate) geometry: Geometry,
     /// Whether it cannot be written.
     pub read_only: bool,

@@ -10,6 +10,7 @@ use rustix::fs::{Dev, FileType, Mode, OFlags, makedev};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::{BlockError, BlockVolume, Identity, Permissions};
+use crate::jail::close_devices;
 
 /// Least bytes of a disk.
 const SECTOR: u64 = 512;
@@ -25,7 +26,7 @@ impl BlockVolume {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let found = rustix::fs::open(path, flags, Mode::empty());
         let found = found.map_err(|errno| failed(parameter, path, !read_only, errno.into()))?;
-        Self::of_found(parameter, path, &found, read_only)
+        Self::of_found(parameter, path, found, read_only)
     }
 
     /// Opens the block device with this number, wherever it has a node, and if it has none. Takes the
@@ -39,20 +40,20 @@ impl BlockVolume {
         (major, minor): (u32, u32),
         read_only: bool,
     ) -> Result<Self, BlockError> {
-        let node = node(makedev(major, minor));
+        let node = Node::new(makedev(major, minor));
         let node = node.map_err(|error| failed(parameter, path, !read_only, error))?;
-        Self::of_found(parameter, path, &node, read_only)
+        Self::of_found(parameter, path, node.place, read_only)
     }
 
     /// `found` is only a place: what is opened is what was looked at.
     fn of_found(
         parameter: &str,
         path: &Path,
-        found: &OwnedFd,
+        found: OwnedFd,
         read_only: bool,
     ) -> Result<Self, BlockError> {
         let failed = |error| failed(parameter, path, !read_only, error);
-        let stat = rustix::fs::fstat(found).map_err(|errno| failed(errno.into()))?;
+        let stat = rustix::fs::fstat(&found).map_err(|errno| failed(errno.into()))?;
         let (parameter, path) = (parameter.to_owned(), path.to_owned());
         let identity = match FileType::from_raw_mode(stat.st_mode) {
             FileType::BlockDevice => Identity::Device(stat.st_rdev),
@@ -60,14 +61,11 @@ impl BlockVolume {
             FileType::CharacterDevice => return Err(BlockError::Character { parameter, path }),
             _ => return Err(BlockError::NoDisk { parameter, path }),
         };
-        let access = if read_only {
-            OFlags::RDONLY
-        } else {
-            OFlags::RDWR
+        let (file, place) = match identity {
+            Identity::Device(number) => (open_device(&found, number, read_only), None),
+            Identity::File(..) => (reopen(&found, read_only), Some(found)),
         };
-        let place = format!("/proc/self/fd/{}", found.as_raw_fd());
-        let file = rustix::fs::open(place, access | OFlags::CLOEXEC, Mode::empty());
-        let file = File::from(file.map_err(|errno| failed(errno.into()))?);
+        let file = file.map_err(failed)?;
         let geometry = Geometry::of(&file).map_err(failed)?;
         if geometry.bytes < SECTOR {
             let bytes = geometry.bytes;
@@ -80,6 +78,7 @@ impl BlockVolume {
         Ok(Self {
             name: format!("{parameter} {}", path.display()),
             file,
+            place,
             geometry,
             read_only,
             permissions: Permissions {
@@ -92,16 +91,50 @@ impl BlockVolume {
     }
 }
 
-/// A node of the block device `number`, in a file system that is mounted nowhere.
-fn node(number: Dev) -> io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&context)?;
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    let nowhere = rustix::mount::fsmount(&context, flags, MountAttrFlags::empty())?;
-    let mode = Mode::RUSR | Mode::WUSR;
-    rustix::fs::mknodat(&nowhere, "node", FileType::BlockDevice, mode, number)?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(&nowhere, "node", flags, Mode::empty())?)
+/// Opens what `found` is the place of.
+pub(crate) fn reopen(found: &OwnedFd, read_only: bool) -> io::Result<File> {
+    let access = if read_only {
+        OFlags::RDONLY
+    } else {
+        OFlags::RDWR
+    };
+    let place = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let file = rustix::fs::open(place, access | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(File::from(file))
+}
+
+/// Opens the block device `number`, so that who gets the descriptor cannot open it anew for writing, as
+/// could be done by `/proc/self/fd` otherwise. Who may make no nodes opens the one that there is.
+fn open_device(found: &OwnedFd, number: Dev, read_only: bool) -> io::Result<File> {
+    match Node::new(number) {
+        Ok(node) => {
+            let file = reopen(&node.place, read_only)?;
+            close_devices(&node.nowhere)?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => reopen(found, read_only),
+        Err(error) => Err(error),
+    }
+}
+
+/// A node of a block device in a file system that is mounted nowhere.
+struct Node {
+    nowhere: OwnedFd,
+    place: OwnedFd,
+}
+
+impl Node {
+    fn new(number: Dev) -> io::Result<Self> {
+        let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(&context)?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        let nowhere = rustix::mount::fsmount(&context, flags, MountAttrFlags::empty())?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(&nowhere, "node", FileType::BlockDevice, mode, number)?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&nowhere, "node", flags, Mode::empty())?;
+        Ok(Self { nowhere, place })
+    }
 }
 
 fn failed(parameter: &str, path: &Path, writing: bool, cause: io::Error) -> BlockError {

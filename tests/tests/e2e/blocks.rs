@@ -26,10 +26,10 @@ fn option(path: &Path, rest: &str) -> String {
 }
 
 /// A loop device on a file, until it is dropped.
-struct Loop(PathBuf);
+pub struct Loop(pub PathBuf);
 
 impl Loop {
-    fn on(image: &Path) -> Self {
+    pub fn on(image: &Path) -> Self {
         let _ = Command::new("modprobe").arg("loop").status();
         let output = Command::new("busybox")
             .args(["losetup", "-f"])

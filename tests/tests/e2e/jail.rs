@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Bench, Run, Running};
+use crate::blocks::Loop;
+use crate::harness::{Bench, Run, Running, file};
 use crate::rootfs::TempDir;
 
 const IDLE: &str = "echo ready; exec sleep 1000";
@@ -273,6 +275,37 @@ impl Drop for AnotherUser {
     fn drop(&mut self) {
         let _ = fs::set_permissions(KVM, fs::Permissions::from_mode(self.mode));
     }
+}
+
+#[test]
+fn case_13_a_disk_that_may_only_be_read_cannot_be_opened_anew_for_writing() {
+    let bench = Bench::new();
+    let dir = TempDir::new();
+    let images = ["image", "device"].map(|name| file(dir.path(), name, &[1; 4096]));
+    let device = Loop::on(&images[1]);
+    let options = [(&images[0], "a"), (&device.0, "b")]
+        .map(|(path, name)| format!("--device={}:/dev/{name}:r", path.display()));
+    let running = idle(&bench, options.iter().map(String::as_str));
+    let vmm = Process::vmm_of(&running);
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.ino(), file.rdev()));
+    let (image, _) = identity(&images[0]).expect("it is there");
+    let (_, number) = identity(&device.0).expect("it is there");
+    let mut found = BTreeSet::new();
+    for fd in vmm.names("fd") {
+        let path = vmm.path("fd").join(fd);
+        let kind = match identity(&path) {
+            Ok((ino, 0)) if ino == image => "image",
+            Ok((_, rdev)) if rdev == number => "device",
+            _ => continue,
+        };
+        found.insert(kind);
+        let opened = fs::OpenOptions::new().write(true).open(&path);
+        let refused = [ErrorKind::ReadOnlyFilesystem, ErrorKind::PermissionDenied];
+        let error = opened.expect_err(kind).kind();
+        assert!(refused.contains(&error), "{kind}: {error}");
+    }
+    assert_eq!(found, BTreeSet::from(["device", "image"]));
+    end(running);
 }
 
 #[test]
