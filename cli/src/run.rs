@@ -14,8 +14,8 @@ use sandbox::logs::LogLimits;
 use sandbox::monitor::detach::{DetachError, detach};
 use sandbox::monitor::outlet::Connected;
 use sandbox::monitor::{
-    BlockPlan, ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, NetworkSource, Outlet, PodPlan,
-    SharePlan,
+    BlockPlan, ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, NetworkSource,
+    Outlet, PodPlan, SharePlan,
 };
 use sandbox::net::cni::CniPlan;
 use sandbox::oci::{Changes, Mount};

@@ -7,8 +7,8 @@ use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
-use devices::serial::{Console, ConsoleTail};
 use devices::VirtioDevice;
+use devices::serial::{Console, ConsoleTail};
 use devices::transport::TransportError;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -218,7 +218,13 @@ impl Vm {
             boot::set_boot_registers(first, &guest, loaded.entry)?;
         }
         let set_routes = set_routes(Arc::clone(&vm));
-        let bus = Arc::new(Bus::new(transports, vacant, console, IoApic::new(pins), set_routes));
+        let bus = Arc::new(Bus::new(
+            transports,
+            vacant,
+            console,
+            IoApic::new(pins),
+            set_routes,
+        ));
         Ok(Self {
             vm,
             vcpus,

@@ -74,11 +74,7 @@ impl Slots {
     }
 
     /// Puts `device` into the first that is vacant, and gives its address.
-    fn plug(
-        &mut self,
-        bus: &Bus,
-        device: Box<dyn VirtioDevice>,
-    ) -> Result<u64, PlugError> {
+    fn plug(&mut self, bus: &Bus, device: Box<dyn VirtioDevice>) -> Result<u64, PlugError> {
         let vacant = self.taken.iter().position(Option::is_none);
         let slot = vacant.ok_or(PlugError::Full(self.taken.len()))?;
         let window = self.first + slot;
@@ -100,8 +96,7 @@ impl Slots {
             .ok_or(PlugError::NotThere(address))?;
         if let Some(mut transport) = bus.replace(window, None) {
             transport.pause();
-            self.wiring
-                .disconnect(window, self.line, &transport, &irq);
+            self.wiring.disconnect(window, self.line, &transport, &irq);
         }
         Ok(address)
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use agent_protocol::names::ExecId;
 use agent_protocol::proto::{
-    AttachBlockRequest, AttachBlockResponse, DetachBlockRequest, DetachBlockResponse, ListProcessesRequest, ListProcessesResponse, OnlineCpusRequest, OnlineCpusResponse,
+    AttachBlockRequest, AttachBlockResponse, DetachBlockRequest, DetachBlockResponse,
+    ListProcessesRequest, ListProcessesResponse, OnlineCpusRequest, OnlineCpusResponse,
     PauseContainerRequest, PauseContainerResponse, ProcessInfo, ResumeContainerRequest,
     ResumeContainerResponse, SetupNetworkRequest, SetupNetworkResponse, StatsRequest,
     StatsResponse, UpdateContainerRequest, UpdateContainerResponse,

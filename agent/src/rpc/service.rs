@@ -2,12 +2,13 @@
 
 use agent_protocol::proto::{
     CloseStdinRequest, CloseStdinResponse, CreateContainerRequest, CreateContainerResponse,
-    DetachBlockResponse, ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, MakeVolumeRequest,
-    MakeVolumeResponse, PauseContainerResponse, PowerOffRequest, PowerOffResponse,
-    ReadVolumeFileRequest, ReadVolumeFileResponse, RemoveContainerRequest, RemoveContainerResponse,
-    ResizePtyRequest, ResizePtyResponse, RunProcessResponse, SetupPodRequest, SetupPodResponse,
-    SignalContainerRequest, SignalContainerResponse, StartContainerRequest, StartContainerResponse,
-    UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse,
+    DetachBlockResponse, ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse,
+    MakeVolumeRequest, MakeVolumeResponse, PauseContainerResponse, PowerOffRequest,
+    PowerOffResponse, ReadVolumeFileRequest, ReadVolumeFileResponse, RemoveContainerRequest,
+    RemoveContainerResponse, ResizePtyRequest, ResizePtyResponse, RunProcessResponse,
+    SetupPodRequest, SetupPodResponse, SignalContainerRequest, SignalContainerResponse,
+    StartContainerRequest, StartContainerResponse, UpdateContainerResponse, WaitContainerRequest,
+    WaitContainerResponse,
 };
 use agent_protocol::{PROTOCOL_VERSION, SERVICE, check_versions};
 use protobuf::Message;

@@ -49,9 +49,7 @@ impl Disk {
         scratch: &mut Scratch,
     ) -> Result<usize, BadChain> {
         let asked = reader.available();
-        let header: Header = reader
-            .read_obj()
-            .map_err(|_| BadChain::NoHeader(asked))?;
+        let header: Header = reader.read_obj().map_err(|_| BadChain::NoHeader(asked))?;
         let room = writer.available();
         let data = room.checked_sub(1).ok_or(BadChain::NoStatus)?;
         let mut out = writer.split(data).map_err(|_| BadChain::NoStatus)?;
@@ -71,7 +69,11 @@ impl Disk {
             .write_all(&[status as u8])
             .map_err(|_| BadChain::NoStatus)?;
         // §2.7.8: as many bytes as are written from the front on. The status is behind the data.
-        Ok(if out.available() == 0 { room } else { out.written() })
+        Ok(if out.available() == 0 {
+            room
+        } else {
+            out.written()
+        })
     }
 
     /// Gives how many bytes the request has cost beyond its own.

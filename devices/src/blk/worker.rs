@@ -58,7 +58,8 @@ fn serve(mut queue: ActiveQueue, disk: &Disk, writes: Write, stop: &AtomicBool) 
     let mut chain = Chain::new();
     let mut scratch = Scratch::default();
     while !stop.load(Ordering::SeqCst) {
-        if let Err(fault) = serve_available(&mut queue, disk, writes, &mut chain, &mut scratch, stop)
+        if let Err(fault) =
+            serve_available(&mut queue, disk, writes, &mut chain, &mut scratch, stop)
         {
             queue.fail(&fault);
             break;

@@ -78,7 +78,9 @@ impl Access {
         };
         for rule in rules.iter().filter(|rule| concerns(rule, number)) {
             let allow = rule["allow"] == true;
-            let letters = rule["access"].as_str().filter(|letters| !letters.is_empty());
+            let letters = rule["access"]
+                .as_str()
+                .filter(|letters| !letters.is_empty());
             let letters = letters.unwrap_or("rwm");
             if letters.contains('r') {
                 access.read = allow;

@@ -113,8 +113,17 @@ fn devices_of_the_host_are_refused_by_their_path() {
         let error = with(kind, major).unwrap_err();
         assert!(error.contains("linux.devices[0] (/dev/it)"), "{error}");
     }
-    // There is none of this number, and without privileges none can be looked for.
+    // One that may not be read; then one that is not there, or cannot be looked for without privileges.
     let error = with("b", 4095).unwrap_err();
+    assert!(
+        error.contains("(/dev/it)") && error.contains("allow r"),
+        "{error}"
+    );
+    let mut open = spec();
+    open["linux"]["resources"] = json!({});
+    open["linux"]["devices"] =
+        json!([{ "path": "/dev/it", "type": "b", "major": 4095, "minor": 0 }]);
+    let error = translated(open).unwrap_err().to_string();
     assert!(error.contains("linux.devices[0] /dev/it"), "{error}");
     let (spec, _) = with("c", 10).unwrap();
     assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/it");
@@ -135,7 +144,10 @@ fn block_devices_get_the_numbers_that_they_have_in_the_guest() {
     let spec: Value = serde_json::from_slice(&guest.spec_json()).unwrap();
     let devices = &spec["linux"]["devices"];
     assert_eq!(devices[0], node("/dev/a"));
-    assert_eq!((&devices[1]["major"], &devices[1]["minor"]), (&json!(254), &json!(16)));
+    assert_eq!(
+        (&devices[1]["major"], &devices[1]["minor"]),
+        (&json!(254), &json!(16))
+    );
 }
 
 #[test]

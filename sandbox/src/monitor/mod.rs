@@ -69,7 +69,9 @@ pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use etc::{ETC_FILES, EtcPlan};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
-pub use plan::{BlockPlan, ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
+pub use plan::{
+    BlockPlan, ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan,
+};
 pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};

@@ -298,7 +298,11 @@ fn block_device(node: Node<'_>) -> Result<()> {
     let reader = pod.start(with("reader", "r"))?;
     let seen = reader.sh(second)?;
     ensure!(seen == "bbbb", "who may only read: {seen:?}");
-    let output = reader.exec(&["/bin/sh", "-c", "printf c | dd of=/dev/disk bs=1 conv=fsync"])?;
+    let output = reader.exec(&[
+        "/bin/sh",
+        "-c",
+        "printf c | dd of=/dev/disk bs=1 conv=fsync",
+    ])?;
     ensure!(output.code != 0, "it was written by who may only read");
     // Who is left still has it when another one has gone, and it can be given anew.
     writer.remove()?;

@@ -90,7 +90,10 @@ fn what_is_written_to_a_disk_is_in_its_image_and_nowhere_else() {
         .take(100 * 512)
         .zip(words)
         .for_each(|(byte, word)| *byte = *word);
-    assert!(fs::read(&image).unwrap() == expected, "the image is as written");
+    assert!(
+        fs::read(&image).unwrap() == expected,
+        "the image is as written"
+    );
 }
 
 #[test]
@@ -133,14 +136,20 @@ fn a_block_device_of_the_host_keeps_its_name_and_its_owner() {
     let script = format!(
         "stat -c '%F %a' {node}; printf hello | dd of={node} conv=notrunc,fsync 2>/dev/null"
     );
-    let mode = Command::new("stat").args(["-c", "%a"]).arg(&device.0).output();
+    let mode = Command::new("stat")
+        .args(["-c", "%a"])
+        .arg(&device.0)
+        .output();
     let mode = String::from_utf8_lossy(&mode.unwrap().stdout).into_owned();
     bench
         .sh_with([option(&device.0, "")], &script)
         .outcome()
         .prints(&format!("block special file {mode}"));
     let mut start = [0; 5];
-    File::open(&device.0).unwrap().read_exact_at(&mut start, 0).unwrap();
+    File::open(&device.0)
+        .unwrap()
+        .read_exact_at(&mut start, 0)
+        .unwrap();
     assert_eq!(&start, b"hello");
 }
 
@@ -208,9 +217,15 @@ fn what_is_no_disk_is_refused() {
     let dir = TempDir::new();
     let empty = file(dir.path(), "empty", b"");
     for (device, words) in [
-        ("/dev/null", &["--device", "/dev/null", "character device"][..]),
+        (
+            "/dev/null",
+            &["--device", "/dev/null", "character device"][..],
+        ),
         ("/none", &["--device", "/none", "does not exist"]),
-        ("/:/dev/x", &["--device", "neither a block device", "volume"]),
+        (
+            "/:/dev/x",
+            &["--device", "neither a block device", "volume"],
+        ),
         (empty.to_str().unwrap(), &["--device", "0 bytes"]),
     ] {
         bench

@@ -173,13 +173,9 @@ fn case_04_data_outside_memory_stops_the_device() {
         .expect("in memory");
     let ring = driver.ring(0);
     let (next, write) = (1, 2);
-    for (index, (addr, len, flags)) in [
-        (at, 16, next),
-        (1 << 60, 512, next),
-        (at + 512, 1, write),
-    ]
-    .into_iter()
-    .enumerate()
+    for (index, (addr, len, flags)) in [(at, 16, next), (1 << 60, 512, next), (at + 512, 1, write)]
+        .into_iter()
+        .enumerate()
     {
         let next = index as u16 + 1;
         ring.write_desc(

@@ -64,7 +64,15 @@ fn a_part_is_forgotten_or_cleared() {
     assert_eq!(forget.status, OK);
     let clear = request(&mut driver, &[&header(13, 0), &range(40, 1, UNMAP)], &[]);
     assert_eq!(clear.status, OK);
-    for (sector, value) in [(7, 7), (8, 0), (23, 0), (24, 24), (39, 39), (40, 0), (41, 41)] {
+    for (sector, value) in [
+        (7, 7),
+        (8, 0),
+        (23, 0),
+        (24, 24),
+        (39, 39),
+        (40, 0),
+        (41, 41),
+    ] {
         assert_eq!(contents(&file, sector), [value; SECTOR], "{sector}");
     }
     // A memfd cannot clear without giving the room back.

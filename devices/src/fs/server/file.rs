@@ -158,9 +158,9 @@ impl Server {
             _ => Write::Append,
         };
         let mut slices = scratch.take_slices();
-        let written = rq
-            .data(args.size as usize, &mut slices)
-            .and_then(|()| transfer::pwrite_from(file, &slices, &mut scratch.vecs, args.offset, how));
+        let written = rq.data(args.size as usize, &mut slices).and_then(|()| {
+            transfer::pwrite_from(file, &slices, &mut scratch.vecs, args.offset, how)
+        });
         scratch.put_slices(slices);
         reply_size(written? as u64, out)
     }
