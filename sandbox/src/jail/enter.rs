@@ -87,6 +87,7 @@ pub fn enter(
     gate: &OwnedFd,
     root: Option<OwnedFd>,
 ) -> Result<Jail, JailError> {
+    sys::share_one_heap();
     let mode = placement.mode;
     let mut gaps = Gaps(placement.gaps);
     let (mut proc_fds, mut has_root) = (None, false);

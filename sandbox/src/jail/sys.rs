@@ -181,6 +181,15 @@ pub(super) fn passed_number(fd: &OwnedFd) -> io::Result<CString> {
     CString::new(fd.as_raw_fd().to_string()).map_err(io::Error::other)
 }
 
+/// Has the allocator serve all threads from one heap, the first thread's. The C library (glibc 2.36,
+/// `malloc/arena.c`) gives each thread one of its own otherwise, and reads
+/// `/proc/sys/vm/overcommit_memory` when one of these first shrinks: at a moment of the guest's choice,
+/// in a thread that may open no file. Data paths do not allocate, so nobody waits for the one heap.
+pub(super) fn share_one_heap() {
+    // SAFETY: mallopt takes two numbers. A parameter that it does not know changes nothing.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 fn check(result: i32) -> io::Result<()> {
     if result == -1 {
         return Err(io::Error::last_os_error());

@@ -64,9 +64,8 @@ const COMMON: &[Call] = calls![
     SYS_close, "descriptors that it has done with";
     SYS_munmap, "gives memory back, its stack for signals among it when it ends";
     SYS_mmap when NOT_EXECUTABLE, "more memory";
-    SYS_mprotect when NOT_EXECUTABLE, "the allocator makes reserved memory usable piece by piece";
     SYS_mremap, "the allocator grows and shrinks large blocks";
-    SYS_brk, "the allocator of the first thread";
+    SYS_brk, "the allocator, whose one heap this is";
     SYS_madvise when Is(2, &[MADV_DONTNEED as u32, MADV_FREE as u32, MADV_HUGEPAGE as u32, MADV_DONTDUMP as u32]),
         "the allocator, the end of a thread and the balloon give pages back; guest memory has huge pages, and is in no dump";
     SYS_clock_gettime, "time, where the kernel offers no vDSO", unseen "kernels that tests run on do";
@@ -92,6 +91,7 @@ const COMMON: &[Call] = calls![
 const START_THREADS: &[Call] = calls![
     SYS_clone when Is(0, &[NEW_THREAD]), "a thread, and never a process";
     SYS_clone3, "gets ENOSYS from a filter of its own, since its flags are in memory; glibc then takes clone";
+    SYS_mprotect when NOT_EXECUTABLE, "the guard pages below a thread's stack and its stack for signals";
     SYS_rseq, "glibc registers each thread for restartable sequences";
     SYS_set_robust_list, "glibc registers each thread's robust locks";
     SYS_sched_getaffinity, "glibc finds the bounds of a thread's stack";
