@@ -16,7 +16,7 @@ use zerocopy::little_endian::{U32, U64};
 use super::spec::{Header, Range};
 use super::{Blk, BlkConfig, BlkSettings, Geometry};
 use crate::rate::RateLimit;
-use crate::testkit::Driver;
+use crate::testkit::{Driver, MEMORY_SIZE};
 
 /// Sectors of the disk in these tests.
 const SECTORS: u64 = 64;
@@ -26,6 +26,7 @@ const SECTOR: usize = 512;
 const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
+const UNSET: u8 = 0xaa;
 
 /// A disk in memory, each sector filled with its number.
 fn disk() -> File {
@@ -59,7 +60,20 @@ fn device(settings: BlkSettings, file: &File) -> Box<Blk> {
 }
 
 fn start(settings: BlkSettings, file: &File) -> Driver {
-    Driver::start(device(settings, file), !0)
+    start_with(settings, file, !0)
+}
+
+/// Buffers hold what no status is before they are used.
+fn start_with(settings: BlkSettings, file: &File, features: u64) -> Driver {
+    let mut driver = Driver::idle(device(settings, file));
+    // Rings are in the first quarter.
+    let buffers = GuestAddress(MEMORY_SIZE as u64 / 4);
+    let memory = driver.memory().clone();
+    memory
+        .write_slice(&vec![UNSET; MEMORY_SIZE / 8], buffers)
+        .expect("in memory");
+    driver.bring_up(features);
+    driver
 }
 
 fn header(kind: u32, sector: u64) -> [u8; 16] {
@@ -94,15 +108,11 @@ fn request(driver: &mut Driver, readable: &[&[u8]], room: &[u32]) -> Reply {
     let head = driver.post_quietly(0, readable, &writable);
     let status = status_address(driver, head);
     let memory = driver.memory().clone();
-    let unset = 0xaa;
-    memory
-        .write_obj(unset, GuestAddress(status))
-        .expect("in memory");
     driver.kick(0);
     let (replied, mut data) = driver.wait(0);
     assert_eq!(replied, head, "one request, one reply");
     let status: u8 = memory.read_obj(GuestAddress(status)).expect("in memory");
-    assert_ne!(status, unset, "each request gets its status");
+    assert_ne!(status, UNSET, "each request gets its status");
     if !data.is_empty() {
         assert_eq!(data.pop(), Some(status), "the status is the last byte");
     }

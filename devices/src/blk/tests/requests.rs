@@ -37,7 +37,7 @@ fn buffers_may_be_cut_anywhere() {
 fn a_flush_is_answered_and_writes_go_through_for_who_cannot_ask_for_one() {
     for features in [!0, !feature::FLUSH] {
         let file = disk();
-        let mut driver = Driver::start(device(settings(), &file), features);
+        let mut driver = start_with(settings(), &file, features);
         assert_eq!(write(&mut driver, 0, &[9; SECTOR]), OK);
         assert_eq!(request(&mut driver, &[&header(4, 0)], &[]).status, OK);
         let cleared = request(&mut driver, &[&header(11, 0), &range(8, 8, 0)], &[]);
