@@ -353,6 +353,30 @@ fn as_another_user_a_vmm_has_no_rights_but_that_users() {
 }
 
 #[test]
+fn another_user_gives_disks_of_its_own_images_and_of_no_others() {
+    let bench = Bench::new();
+    let user = AnotherUser::new();
+    let dir = TempDir::new();
+    let image = file(dir.path(), "image", &[b'x'; 4096]);
+    chown(&image, Some(USER), Some(USER)).unwrap();
+    let of_root = file(dir.path(), "of-root", &[b'x'; 4096]);
+    fs::set_permissions(&of_root, fs::Permissions::from_mode(0o600)).unwrap();
+    let device = |path: &Path, rest: &str| format!("--device={}:/dev/{rest}", path.display());
+    let script = "printf new | dd of=/dev/a conv=notrunc,fsync 2>/dev/null; head -c 4 /dev/b";
+    let options = [
+        device(&image, "a"),
+        device(&image, "b:r"),
+        "--jail=full".into(),
+    ];
+    let run = bench.sh_with(options, script);
+    user.runs(run).outcome().prints("newx");
+    assert_eq!(&fs::read(&image).unwrap()[..4], b"newx");
+    let run = bench.sh_with([device(&of_root, "a:r")], "true");
+    let words = ["--device", "of-root", "permission denied"];
+    user.runs(run).outcome().refused(&words);
+}
+
+#[test]
 fn a_refused_system_call_ends_the_pod_and_is_named() {
     let bench = Bench::new();
     let running = idle(&bench, []);
