@@ -17,8 +17,11 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::assets;
+use crate::block::{BlockVolume, reopen};
 use crate::config::{PodConfig, Share};
-use crate::control::{self, Answer, End, GuestFile, Launch, LaunchShare, Report, Request};
+use crate::control::{
+    self, Answer, End, GuestFile, Launch, LaunchBlock, LaunchShare, Report, Request,
+};
 use crate::jail::{JailMode, Terms, WardenOptions, confine};
 use crate::net::{Interface, PodNetwork};
 use crate::pod::PodError;
@@ -212,6 +215,7 @@ impl VmmProcess {
                 .iter()
                 .map(|interface| net_config(interface, config.net_limit))
                 .collect(),
+            block_slots: config.block_slots,
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
             resources.kvm.as_fd(),
@@ -296,7 +300,7 @@ impl VmmProcess {
         let request = Request::AddShare(launch_share(share));
         let given = self.confine(&[(share.file.as_fd(), share.terms())])?;
         let fds: Vec<_> = given.iter().map(Given::as_fd).collect();
-        self.request(&share.name, &request, &fds)
+        self.change_share(&share.name, &request, &fds)
     }
 
     /// Takes a share away; what the guest still holds of it answers `ESTALE`.
@@ -305,26 +309,77 @@ impl VmmProcess {
     /// [`PodError::ChangeShare`].
     pub fn remove_share(&self, name: &str) -> Result<(), PodError> {
         let request = Request::RemoveShare { name: name.into() };
-        self.request(name, &request, &[])
+        self.change_share(name, &request, &[])
     }
 
-    fn request(
+    fn change_share(
         &self,
         share: &str,
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), PodError> {
-        let failed = |message: String| PodError::ChangeShare {
+        let answer = self.request(request, fds);
+        answer.map(drop).map_err(|message| PodError::ChangeShare {
             share: share.to_owned(),
             message,
+        })
+    }
+
+    /// Gives the machine a disk called `id`, and tells where its registers are in the guest.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn add_block(&self, id: String, volume: &BlockVolume) -> Result<u64, String> {
+        let request = Request::AddBlock(LaunchBlock {
+            id,
+            geometry: volume.geometry,
+            read_only: volume.read_only,
+        });
+        let alone = self.alone(volume)?;
+        let file = alone.as_ref().unwrap_or(&volume.file);
+        match self.request(&request, &[file.as_fd()])? {
+            Answer::Plugged { address } => Ok(address),
+            other => Err(format!("the VMM process answered {other:?}")),
+        }
+    }
+
+    /// A disk image opened from a mount of its own, so that one to be read only cannot be opened anew for
+    /// writing either. None for what needs none, or can have none.
+    fn alone(&self, volume: &BlockVolume) -> Result<Option<File>, String> {
+        let Some(place) = &volume.place else {
+            return Ok(None);
         };
+        let terms = Terms {
+            read_only: volume.read_only,
+            ..Terms::default()
+        };
+        let given = self.confine(&[(place.as_fd(), terms)]);
+        let given = given.map_err(|error| error.to_string())?;
+        match given.first() {
+            Some(Given::Alone(place)) => reopen(place, volume.read_only)
+                .map(Some)
+                .map_err(|error| error.to_string()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes a disk away, whatever the guest is at with it.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn remove_block(&self, address: u64) -> Result<(), String> {
+        let request = Request::RemoveBlock { address };
+        self.request(&request, &[]).map(drop)
+    }
+
+    fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, String> {
         let socket = lock(&self.requests);
-        control::send(&*socket, request, fds).map_err(|error| failed(error.to_string()))?;
+        control::send(&*socket, request, fds).map_err(|error| error.to_string())?;
         match control::receive::<Answer>(&*socket) {
-            Ok(Some((Answer::Done, _))) => Ok(()),
-            Ok(Some((Answer::Refused { message }, _))) => Err(failed(message)),
-            Ok(None) => Err(failed("the VMM process is gone".into())),
-            Err(error) => Err(failed(error.to_string())),
+            Ok(Some((Answer::Refused { message }, _))) => Err(message),
+            Ok(Some((answer, _))) => Ok(answer),
+            Ok(None) => Err("the VMM process is gone".into()),
+            Err(error) => Err(error.to_string()),
         }
     }
 

@@ -419,11 +419,7 @@ async fn delete(
     process.drain().await;
     if exec_id.is_empty() {
         match &task.kind {
-            Kind::Container {
-                shares,
-                alone: false,
-                ..
-            } => pod.unshare(shares.clone()).await,
+            Kind::Container { alone: false, .. } => pod.take_back(task.give_up()).await,
             Kind::Sandbox | Kind::Container { .. } => {
                 pod.halt(KILLED).await;
                 pod.expect_end();

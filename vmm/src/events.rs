@@ -12,9 +12,10 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use devices::{DeviceKind, Threads};
+use devices::{DeviceKind, Threads, VirtioDevice};
 
 use crate::bus::Bus;
+use crate::slots::PlugError;
 use crate::vcpu::VcpuEnd;
 
 /// What a thread of a machine does.
@@ -39,6 +40,15 @@ pub(crate) fn device_threads(hook: Option<ThreadHook>) -> Threads {
 enum Event {
     Ended(VcpuEnd),
     Task(Task, Served),
+    Slot(SlotChange, SyncSender<Result<u64, PlugError>>),
+}
+
+/// What a [`VmHandle`](crate::VmHandle) has done to a slot by the machine's thread.
+pub enum SlotChange {
+    /// This device comes.
+    Plug(Box<dyn VirtioDevice>),
+    /// The device at this address goes.
+    Unplug(u64),
 }
 
 /// What a vCPU has done by the machine's thread.
@@ -84,6 +94,14 @@ impl EventSender {
         self.have_done(Task::Reroute);
     }
 
+    /// Has a slot changed, and waits for it. Gives the slot's address.
+    pub fn change_slot(&self, change: SlotChange) -> Result<u64, PlugError> {
+        let (served, done) = sync_channel(1);
+        let sent = self.0.send(Event::Slot(change, served));
+        let answer = sent.ok().and_then(|()| done.recv().ok());
+        answer.unwrap_or(Err(PlugError::Ended))
+    }
+
     fn have_done(&self, task: Task) {
         let (served, done) = sync_channel(1);
         if self.0.send(Event::Task(task, served)).is_ok() {
@@ -94,10 +112,18 @@ impl EventSender {
 
 impl Events {
     /// Does what vCPUs ask for until something ends the machine. Who waits for an answer then gets none.
-    pub fn serve(self, bus: &Bus) -> VcpuEnd {
+    /// Slots are changed by `change_slot`.
+    pub fn serve(
+        self,
+        bus: &Bus,
+        mut change_slot: impl FnMut(SlotChange) -> Result<u64, PlugError>,
+    ) -> VcpuEnd {
         while let Ok(event) = self.0.recv() {
             match event {
                 Event::Ended(end) => return end,
+                Event::Slot(change, served) => {
+                    let _ = served.send(change_slot(change));
+                }
                 Event::Task(task, served) => {
                     let reroute = match task {
                         Task::Write { addr, data } => bus.write_memory(addr, &data),
@@ -127,15 +153,23 @@ mod tests {
             let sender = sender.clone();
             std::thread::spawn(move || {
                 sender.write(0, &[0; 4]);
+                let plugged = sender.change_slot(SlotChange::Unplug(7));
+                assert_eq!(plugged.unwrap(), 7);
                 sender.end(VcpuEnd::TripleFault);
                 // Nobody listens any more, or is about to.
                 sender.write(0, &[0; 4]);
             })
         };
         let (console, ioapic) = (Console::new(None), IoApic::new(1));
-        let bus = Bus::new(Vec::new(), console, ioapic, Box::new(|_| {}));
-        assert!(matches!(events.serve(&bus), VcpuEnd::TripleFault));
+        let bus = Bus::new(Vec::new(), 0, console, ioapic, Box::new(|_| {}));
+        let change = |change| match change {
+            SlotChange::Unplug(address) => Ok(address),
+            SlotChange::Plug(_) => Err(PlugError::Full(0)),
+        };
+        assert!(matches!(events.serve(&bus, change), VcpuEnd::TripleFault));
         vcpu.join().unwrap();
+        let late = sender.change_slot(SlotChange::Unplug(7));
+        assert!(matches!(late, Err(PlugError::Ended)));
         sender.end(VcpuEnd::Stopped);
     }
 }

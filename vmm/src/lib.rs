@@ -6,7 +6,7 @@
 //!     │                         ├─ vCPU threads: KVM_RUN, exits → bus → registers
 //!     │                         ├─ the caller's: starts and stops devices
 //!     │                         └─ device workers: woken by ioeventfd, answer by irqfd
-//!     └─ VmHandle (any thread): stop
+//!     └─ VmHandle (any thread): stop, plug, unplug
 //! ```
 //!
 //! The library knows no containers and makes no jail: an embedder brings its own, or uses the
@@ -22,6 +22,7 @@
 //! - [`ioapic`]: which interrupt a line is.
 //! - [`events`]: what the thread that runs the machine is told by the others.
 //! - [`machine`]: life of a machine from start to [`Stop`].
+//! - [`slots`]: places where devices come and go while it runs.
 //!
 //! # Vocabulary
 //! *Exit*: the guest stops running because KVM (in-kernel) or this process (to user space) has to
@@ -37,8 +38,11 @@ pub mod ioapic;
 pub mod machine;
 pub mod memory;
 pub mod probe;
+pub mod slots;
 pub mod vcpu;
+mod wiring;
 
 pub use builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
 pub use events::{ThreadHook, ThreadKind};
 pub use machine::{BuildError, Stop, StopReason, Vm, VmHandle};
+pub use slots::PlugError;

@@ -87,13 +87,15 @@ pub enum Thread {
     Balloon,
     /// Serves the network.
     Net,
+    /// Serves a disk.
+    Blk,
     /// Serves files.
     Fs,
 }
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Main,
         Self::Control,
         Self::Vcpu,
@@ -101,6 +103,7 @@ impl Thread {
         Self::Rng,
         Self::Balloon,
         Self::Net,
+        Self::Blk,
         Self::Fs,
     ];
 }
