@@ -1,8 +1,8 @@
 //! Work that can keep the kernel busy for long.
 //!
 //! Lowering a memory limit makes the kernel reclaim what is above it before the write returns; bringing a
-//! CPU up or down waits for all the others. The agent has one thread that must not wait, so it forks for
-//! such work and answers the call when the fork has ended.
+//! CPU up or down waits for all the others; a disk that comes is read, and one that goes is written. The agent
+//! has one thread that must not wait, so it forks for such work and answers the call when the fork has ended.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +25,20 @@ pub(crate) enum Subject {
     /// Limits of the container with this serial number.
     Limits(u64),
     Cpus,
+    /// A disk that comes to this address.
+    Attach(u64),
+    /// One that leaves it.
+    Detach(u64),
+}
+
+impl Subject {
+    /// Whether the two cannot be worked on at the same time.
+    fn meets(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Attach(a) | Self::Detach(a), Self::Attach(b) | Self::Detach(b)) => a == b,
+            _ => self == other,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +61,7 @@ impl Jobs {
         reply: ReplyTo,
         work: impl FnOnce() -> Result<(), String>,
     ) -> Result<(), Refusal> {
-        if self.0.iter().any(|job| job.subject == subject) {
+        if self.0.iter().any(|job| job.subject.meets(subject)) {
             return Err(Refusal::precondition(
                 "an earlier call for the same is under way",
             ));
@@ -84,6 +98,8 @@ impl Jobs {
             Ok(match job.subject {
                 Subject::Limits(_) => Outcome::Updated,
                 Subject::Cpus => Outcome::CpusChanged,
+                Subject::Attach(address) => Outcome::Attached(address),
+                Subject::Detach(_) => Outcome::Detached,
             })
         } else {
             let text = match receive_message(&job.messages) {

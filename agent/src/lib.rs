@@ -24,6 +24,7 @@
 //! container's mount namespace where its root file system is put together.
 
 pub mod archive;
+mod blocks;
 mod container;
 mod cpus;
 mod early;

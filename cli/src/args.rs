@@ -158,6 +158,7 @@ Examples:
   podvmm run --rootfs DIR -it -- sh               a shell in a container
   podvmm run --cpus 2 --mem 512M --rootfs DIR -- make test
   podvmm run --rootfs DIR --volume ./src:/src:ro -- ls /src
+  podvmm run --rootfs DIR --device ./disk.img:/dev/xvda -- dd if=/dev/xvda of=/dev/null
   podvmm run -f pod.yaml                          a Kubernetes Pod; see ps, logs, exec, stop, rm
   podvmm run -d --name web --rootfs DIR -- httpd -f      stays; see ps, logs, exec, stop, rm
 
@@ -187,7 +188,7 @@ pub struct Run {
         short,
         long,
         value_name = "FILE",
-        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "max_cpus", "max_mem", "volumes", "env",
+        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "max_cpus", "max_mem", "volumes", "devices", "env",
             "workdir", "user", "hostname", "interactive", "tty", "timeout", "restart", "command"],
         help_heading = heading::MANIFEST
     )]
@@ -253,6 +254,10 @@ pub struct Run {
     /// Shares a host file or directory: SRC:DST, or SRC:DST:ro to refuse changes
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = Volume::parse, help_heading = heading::FILES)]
     pub volumes: Vec<Volume>,
+    /// Gives a block device or disk image of the host as a block device: HOST, or HOST:CONTAINER for
+    /// another path inside; :r at the end refuses changes
+    #[arg(long = "device", value_name = "HOST[:CONTAINER[:PERMISSIONS]]", value_parser = Device::parse, help_heading = heading::FILES)]
+    pub devices: Vec<Device>,
     /// The pod's network: none; cni or cni=NAME for what CNI plugins make, by the first configuration or
     /// the one of that name; netns:PATH for what a network namespace has been given, such as
     /// netns:/run/netns/NAME. All but none need root
@@ -280,7 +285,7 @@ pub struct Run {
     #[arg(long, value_name = "BYTES[,PACKETS]", default_value = "", hide_default_value = true, value_parser = rate_limit, help_heading = heading::ISOLATION)]
     pub net_rate: RateLimit,
     /// Limits what the pod reads and writes of root and volumes in a second: 50M bytes, or 50M,2000 for
-    /// as many requests as well, or ,2000
+    /// as many requests as well, or ,2000; each --device may do as much again
     #[arg(long, value_name = "BYTES[,REQUESTS]", default_value = "", hide_default_value = true, value_parser = rate_limit, help_heading = heading::ISOLATION)]
     pub disk_rate: RateLimit,
     /// Sets a variable; NAME alone takes the value from podvmm's environment
@@ -333,6 +338,51 @@ pub struct Run {
         value_name = "COMMAND"
     )]
     pub command: Vec<String>,
+}
+
+/// A block device of the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub source: PathBuf,
+    pub path: String,
+    pub read_only: bool,
+}
+
+impl Device {
+    /// As docker and podman read it: what is behind a single colon is permissions if it can be.
+    fn parse(text: &str) -> Result<Self, String> {
+        const FORM: &str = "write HOST, HOST:CONTAINER or HOST:CONTAINER:PERMISSIONS";
+        let is_permissions = |part: &str| !part.is_empty() && !part.starts_with('/');
+        let parts: Vec<_> = text.split(':').collect();
+        let (source, path, permissions) = match parts[..] {
+            [source] => (source, source, "rwm"),
+            [source, permissions] if is_permissions(permissions) => (source, source, permissions),
+            [source, path] => (source, path, "rwm"),
+            [source, path, permissions] => (source, path, permissions),
+            _ => return Err(FORM.into()),
+        };
+        if source.is_empty() {
+            return Err(format!("HOST is empty; {FORM}"));
+        }
+        if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
+            return Err(format!(
+                "`{permissions}` are no permissions; write r, rw or rwm"
+            ));
+        }
+        if !permissions.contains('r') {
+            return Err(format!(
+                "`{permissions}`: a disk can always be read; write r, rw or rwm"
+            ));
+        }
+        let path = absolute(path).map_err(|error| {
+            format!("{error}; name the one inside as well, as in HOST:/dev/xvda")
+        })?;
+        Ok(Self {
+            source: source.into(),
+            path,
+            read_only: !permissions.contains('w'),
+        })
+    }
 }
 
 /// A shared file or directory.

@@ -14,8 +14,8 @@ use sandbox::logs::LogLimits;
 use sandbox::monitor::detach::{DetachError, detach};
 use sandbox::monitor::outlet::Connected;
 use sandbox::monitor::{
-    ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, NetworkSource, Outlet, PodPlan,
-    SharePlan,
+    BlockPlan, ContainerPlan, Ended, Mode, Monitor, MonitorError, NetworkPlan, NetworkSource,
+    Outlet, PodPlan, SharePlan,
 };
 use sandbox::net::cni::CniPlan;
 use sandbox::oci::{Changes, Mount};
@@ -261,6 +261,13 @@ fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<
     container.stop_signal = stop_signal;
     container.restart = args.restart;
     container.stdin = args.interactive;
+    for device in &args.devices {
+        container.blocks.push(BlockPlan {
+            source: absolute(&device.source)?,
+            path: device.path.clone(),
+            read_only: device.read_only,
+        });
+    }
     names::add(&mut plan, &mut container, args, of_container.path());
     plan.containers = vec![container];
     Ok(plan)

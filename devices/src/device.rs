@@ -26,6 +26,8 @@ use crate::queue::{ActiveQueue, QueueSize, SavedQueue};
 pub enum DeviceKind {
     /// Network device, §5.1.
     Net = 1,
+    /// Block device, §5.2.
+    Blk = 2,
     /// Entropy device, §5.4.
     Rng = 4,
     /// Memory balloon device, §5.5.

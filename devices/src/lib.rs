@@ -1,7 +1,7 @@
 //! Paravirtual devices: the I/O hot path between a guest's drivers and the host.
 //!
 //! ```text
-//!   guest driver ──registers──▶ transport::mmio ──activate──▶ device (balloon, fs, mem, net, rng, vsock)
+//!   guest driver ──registers──▶ transport::mmio ──activate──▶ device (balloon, blk, fs, mem, net, rng, vsock)
 //!        │                            ▲                          │
 //!        │ descriptor chains          │ interrupt status         │ one worker per queue or device
 //!        ▼                            │                          ▼
@@ -16,7 +16,7 @@
 //! - [`device`]: the life of a device, in types: inactive → active → stopped.
 //! - [`queue`]: a validated virtqueue and the chains popped from it.
 //! - [`transport`]: virtio-mmio (virtio-v1.2 §4.2), the only place that knows registers.
-//! - [`balloon`], [`fs`], [`mem`], [`net`], [`rng`], [`vsock`]: the devices.
+//! - [`balloon`], [`blk`], [`fs`], [`mem`], [`net`], [`rng`], [`vsock`]: the devices.
 //! - [`rate`]: how much a guest may move, per device.
 //! - [`serial`]: an 8250 for early consoles, for debugging only.
 //! - `testkit` (feature `testkit`): a driver that speaks to a device as Linux would.
@@ -27,6 +27,7 @@
 //! it stops that one device and never the process.
 
 pub mod balloon;
+pub mod blk;
 pub mod device;
 pub mod fs;
 pub mod mem;
@@ -35,6 +36,7 @@ pub mod queue;
 pub mod rate;
 pub mod rng;
 pub mod serial;
+mod transfer;
 pub mod transport;
 pub mod vsock;
 

@@ -8,6 +8,9 @@
 //! is paid off by those after it. So nothing is split, and no size is too large for a limit.
 
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -43,7 +46,7 @@ impl Rate {
 pub struct RateLimit {
     /// Bytes.
     pub bytes: Option<Rate>,
-    /// Frames of a network, requests of a file system.
+    /// Frames of a network, requests of a file system or a disk.
     pub requests: Option<Rate>,
 }
 
@@ -86,6 +89,59 @@ impl Limiter {
                 bucket.tokens -= i128::from(amount);
             }
         }
+    }
+}
+
+/// The limits of a device whose workers share them. Nothing is locked where there are none.
+#[derive(Debug)]
+pub(crate) struct SharedLimiter(Option<Mutex<Limiter>>);
+
+impl SharedLimiter {
+    pub fn new(limit: RateLimit) -> Self {
+        let limiter = Some(Limiter::new(limit));
+        Self(limiter.filter(Limiter::is_limited).map(Mutex::new))
+    }
+
+    /// Sleeps until the next request may pass, or the worker is to `stop`. What has to be done before
+    /// a sleep is `before`'s.
+    pub fn wait<E>(
+        &self,
+        stop: &AtomicBool,
+        before: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let now = Instant::now();
+        if let Some(Some(until)) = self.with(|limiter| limiter.blocked_until(now)) {
+            before()?;
+            sleep(until, stop);
+        }
+        Ok(())
+    }
+
+    /// Books a request that was served.
+    pub fn take(&self, bytes: usize) {
+        self.with(|limiter| limiter.take(bytes));
+    }
+
+    /// Books bytes that a request moved beyond those that it was booked for.
+    pub fn take_more(&self, bytes: u64) {
+        self.with(|limiter| limiter.take_more(bytes));
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Limiter) -> R) -> Option<R> {
+        let limiter = self.0.as_ref()?;
+        Some(act(&mut limiter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// Sleeps until then, or until the thread is unparked to end.
+fn sleep(until: Instant, stop: &AtomicBool) {
+    while !stop.load(Ordering::SeqCst)
+        && let Some(left) = until.checked_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        thread::park_timeout(left);
     }
 }
 

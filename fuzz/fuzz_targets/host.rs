@@ -231,7 +231,7 @@ fn configuration(text: &[u8]) {
     let Ok(guest) = bundle.for_guest("id", is_pod_shm) else {
         return;
     };
-    let spec: Value = serde_json::from_slice(&guest.spec_json).expect("it is JSON");
+    let spec: Value = serde_json::from_slice(&guest.spec_json()).expect("it is JSON");
     assert!(spec.get("annotations").is_none() && spec.get("hooks").is_none());
     for mount in spec["mounts"].as_array().into_iter().flatten() {
         let options = mount["options"].as_array().into_iter().flatten();

@@ -7,6 +7,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use podvmm_devices::VirtioDevice;
 use podvmm_devices::balloon::Balloon;
+use podvmm_devices::blk::{Blk, BlkConfig, BlkSettings, Geometry};
 use podvmm_devices::mem::{BLOCK, Mem, MemRegion};
 use podvmm_devices::net::spec::Header;
 use podvmm_devices::net::{Mtu, Net, NetConfig};
@@ -20,6 +21,7 @@ use vm_memory::{Bytes, GuestAddress};
 #[derive(Arbitrary, Debug, Clone, Copy)]
 enum Kind {
     Balloon,
+    Blk,
     Mem,
     Net,
     Rng,
@@ -30,6 +32,7 @@ impl Kind {
     fn device(self) -> Box<dyn VirtioDevice> {
         match self {
             Self::Balloon => Box::new(Balloon),
+            Self::Blk => Box::new(blk()),
             Self::Mem => Box::new(mem()),
             Self::Net => Box::new(net()),
             Self::Rng => Box::new(Rng),
@@ -40,7 +43,7 @@ impl Kind {
     fn queues(self) -> u16 {
         match self {
             Self::Net => 2,
-            Self::Mem | Self::Rng => 1,
+            Self::Blk | Self::Mem | Self::Rng => 1,
             Self::Balloon | Self::Vsock => 3,
         }
     }
@@ -203,6 +206,20 @@ fn net() -> Net {
         tx_limit: RateLimit::default(),
     };
     Net::new(config, backend)
+}
+
+/// A disk in memory, whose size stays what it is.
+fn blk() -> Blk {
+    let file = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC);
+    let file = std::fs::File::from(file.expect("memory"));
+    file.set_len(1 << 16).expect("memory");
+    let config = BlkConfig::try_from(BlkSettings {
+        geometry: Geometry::of(&file).expect("a file"),
+        read_only: false,
+        id: "disk".into(),
+        limit: RateLimit::default(),
+    });
+    Blk::new(config.expect("a disk"), file)
 }
 
 fn vsock() -> Vsock {

@@ -202,8 +202,10 @@ pub struct PodConfig {
     pub console: Option<File>,
     /// Host directories and files that the guest sees.
     pub shares: Vec<Share>,
-    /// How fast the guest may use all of them together.
+    /// How fast the guest may use all of them together, and each block volume.
     pub disk_limit: RateLimit,
+    /// Most block volumes at a time, by [`Pod::add_block`](crate::Pod::add_block).
+    pub block_slots: u8,
     /// The guest's network; without one it has `lo` alone.
     pub network: Option<Network>,
     /// How fast each of its interfaces may send, and receive.
@@ -248,6 +250,7 @@ impl PodConfig {
             console: None,
             shares: Vec::new(),
             disk_limit: RateLimit::default(),
+            block_slots: 0,
             network: None,
             net_limit: RateLimit::default(),
             boot_timeout: Duration::from_secs(60),

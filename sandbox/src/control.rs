@@ -7,6 +7,7 @@
 //! gets somebody's answer. The VMM is not trusted by its sandbox: its packets are bounded and
 //! parsed strictly.
 
+use devices::blk::Geometry;
 use devices::net::NetConfig;
 use devices::rate::RateLimit;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,20 @@ pub struct Launch {
     pub disk_limit: RateLimit,
     /// Its network interfaces.
     pub nets: Vec<NetConfig>,
+    /// Disks that may come while it runs.
+    pub block_slots: u8,
+}
+
+/// A disk as the VMM is told of it; its descriptor is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchBlock {
+    /// What the disk says that it is called.
+    pub id: String,
+    /// What the descriptor is as a disk.
+    pub geometry: Geometry,
+    /// Whether all changes are refused.
+    pub read_only: bool,
 }
 
 /// What the VMM process says.
@@ -96,6 +111,13 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Put a disk into a slot. Its descriptor is attached; the guest's agent has to be told.
+    AddBlock(LaunchBlock),
+    /// Take a disk away, whatever the guest is at with it.
+    RemoveBlock {
+        /// Where it was put.
+        address: u64,
+    },
     /// Grant the guest so much, and want back what it has beyond that.
     Resize {
         /// vCPUs.
@@ -113,6 +135,11 @@ pub enum Request {
 pub enum Answer {
     /// It was carried out.
     Done,
+    /// So was [`Request::AddBlock`].
+    Plugged {
+        /// Where the disk's registers are in the guest.
+        address: u64,
+    },
     /// So large is the machine now.
     Size(MachineSize),
     /// It was not.

@@ -18,9 +18,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vmm::{MemorySize, VcpuCount};
 
 use crate::assets;
+use crate::block::{BlockVolume, reopen};
 use crate::config::{PodConfig, Share};
 use crate::control::{
-    self, Answer, End, GuestFile, Launch, LaunchShare, MachineSize, Report, Request,
+    self, Answer, End, GuestFile, Launch, LaunchBlock, LaunchShare, MachineSize, Report, Request,
 };
 use crate::jail::{JailMode, Terms, WardenOptions, confine};
 use crate::net::{Interface, PodNetwork};
@@ -217,6 +218,7 @@ impl VmmProcess {
                 .iter()
                 .map(|interface| net_config(interface, config.net_limit))
                 .collect(),
+            block_slots: config.block_slots,
         };
         let mut fds: Vec<BorrowedFd<'_>> = vec![
             resources.kvm.as_fd(),
@@ -356,6 +358,53 @@ impl VmmProcess {
             share: share.to_owned(),
             message,
         })
+    }
+
+    /// Gives the machine a disk called `id`, and tells where its registers are in the guest.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn add_block(&self, id: String, volume: &BlockVolume) -> Result<u64, String> {
+        let request = Request::AddBlock(LaunchBlock {
+            id,
+            geometry: volume.geometry,
+            read_only: volume.read_only,
+        });
+        let alone = self.alone(volume)?;
+        let file = alone.as_ref().unwrap_or(&volume.file);
+        match self.request(&request, &[file.as_fd()])? {
+            Answer::Plugged { address } => Ok(address),
+            other => Err(format!("the VMM process answered {other:?}")),
+        }
+    }
+
+    /// A disk image opened from a mount of its own, so that one to be read only cannot be opened anew for
+    /// writing either. None for what needs none, or can have none.
+    fn alone(&self, volume: &BlockVolume) -> Result<Option<File>, String> {
+        let Some(place) = &volume.place else {
+            return Ok(None);
+        };
+        let terms = Terms {
+            read_only: volume.read_only,
+            ..Terms::default()
+        };
+        let given = self.confine(&[(place.as_fd(), terms)]);
+        let given = given.map_err(|error| error.to_string())?;
+        match given.first() {
+            Some(Given::Alone(place)) => reopen(place, volume.read_only)
+                .map(Some)
+                .map_err(|error| error.to_string()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes a disk away, whatever the guest is at with it.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn remove_block(&self, address: u64) -> Result<(), String> {
+        let request = Request::RemoveBlock { address };
+        self.request(&request, &[]).map(drop)
     }
 
     /// Sends a request and waits for what came of it.

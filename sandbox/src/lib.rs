@@ -47,6 +47,7 @@
 //! ```
 
 pub mod assets;
+pub mod block;
 pub mod bundle;
 pub mod config;
 pub mod container;
@@ -78,6 +79,7 @@ pub mod volume;
 pub const AGENT_PROTOCOL_VERSION: u32 = agent_protocol::PROTOCOL_VERSION;
 
 pub use assets::{AssetError, GuestAssets};
+pub use block::{BlockError, BlockVolume, GuestBlock};
 pub use config::{PodConfig, Share, ShareError};
 pub use container::{
     ContainerError, ContainerHandle, ContainerRequest, Exit, Process, ProcessHandle, StartFailure,

@@ -20,6 +20,7 @@ use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
 use crate::assets::AssetError;
+use crate::block::{BlockError, BlockVolume, GuestBlock, Table};
 use crate::config::{PodConfig, Share, ShareError};
 use crate::container::{ContainerError, ContainerHandle, ContainerRequest, GuestStats, Process};
 use crate::control::End;
@@ -120,6 +121,9 @@ pub enum PodError {
         /// The VMM's reason.
         message: String,
     },
+    /// A block volume could not be given to the guest.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// The VMM said something that is no report.
     #[error("the VMM process sent nonsense")]
     Control {
@@ -212,8 +216,10 @@ pub struct Pod {
     vmm: VmmProcess,
     last_words: LastWords,
     kernel_release: String,
+    /// Whether data of the host could be in the guest's memory.
     writable_share: AtomicBool,
     resizing: Mutex<()>,
+    blocks: Mutex<Table>,
     halted: Once,
     network: Mutex<Option<PodNetwork>>,
     /// Held for its lock, and removed with the pod unless it is kept.
@@ -284,6 +290,7 @@ impl Pod {
             kernel_release: hello.kernel_release,
             writable_share: AtomicBool::new(config.has_writable_share()),
             resizing: Mutex::new(()),
+            blocks: Mutex::new(Table::new(config.block_slots)),
             halted: Once::new(),
             network: Mutex::new(network),
             _dir: dir,
@@ -502,6 +509,31 @@ impl Pod {
     /// [`PodError::Resize`] when the VM has ended, [`PodError::Call`] when the guest does not tell.
     pub fn size(&self) -> Result<PodSize, PodError> {
         size(&self.vmm, &self.guest.agent)
+    }
+
+    /// Gives the guest a disk, and tells its numbers there. One that it has already, on the same terms,
+    /// is the same disk: whoever uses it sees what the others write.
+    ///
+    /// # Errors
+    /// [`PodError::Block`]: there is no room for another one, or the guest does not take it.
+    pub fn add_block(&self, volume: &BlockVolume) -> Result<GuestBlock, PodError> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let block = blocks.add(volume, &self.vmm, &self.guest.agent)?;
+        if !volume.read_only {
+            self.writable_share.store(true, Ordering::Relaxed);
+        }
+        Ok(block)
+    }
+
+    /// Takes a disk away from the guest, once for each time that it was given. With the last, the
+    /// guest's driver writes what it has kept back and lets go; then the disk is gone, whether it has or
+    /// not.
+    ///
+    /// # Errors
+    /// [`PodError::Block`]: what the guest had not written back is lost.
+    pub fn remove_block(&self, block: GuestBlock) -> Result<(), PodError> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(blocks.remove(block, &self.vmm, &self.guest.agent)?)
     }
 
     /// The number among the host's processes of the VMM's warden, which lives as long as the VMM.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use containerd_shim_protos::api::CreateTaskRequest;
-use sandbox::bundle::{Bundle, GuestSpec, rootfs};
-use sandbox::{Changes, ContainerRequest, Pod as Vm, Process, Rootfs, Share, Stdio};
+use sandbox::bundle::{Bundle, GuestSpec, SpecBlock, rootfs};
+use sandbox::{Changes, ContainerRequest, GuestBlock, Pod as Vm, Process, Rootfs, Share, Stdio};
 
 use crate::bundle;
 
@@ -43,14 +43,14 @@ impl Template {
 }
 
 /// Makes the container `id` of `template`. A container that shares the pod's processes makes `sandbox`
-/// keep their namespace. Gives it with the names of its shares.
+/// keep their namespace. Gives it with what it has of the host.
 pub fn create(
     vm: &Arc<Vm>,
     id: &str,
     template: &Template,
     sandbox: Option<&Pause>,
     stdio: Stdio,
-) -> anyhow::Result<(Process, Vec<String>)> {
+) -> anyhow::Result<(Process, Held)> {
     let guest = template.spec(id)?;
     let pid_namespace_of = match (guest.joins_pid_namespace, sandbox) {
         (true, Some(sandbox)) => Some(sandbox.ensure(vm)?),
@@ -66,20 +66,23 @@ fn container(
     vm: &Arc<Vm>,
     id: &str,
     template: &Template,
-    guest: GuestSpec,
+    mut guest: GuestSpec,
     pid_namespace_of: Option<String>,
     stdio: Stdio,
-) -> anyhow::Result<(Process, Vec<String>)> {
+) -> anyhow::Result<(Process, Held)> {
     let root_name = format!("{id}-rootfs");
     let root_dir = template.bundle.root_dir(&template.dir);
-    let mut shared = Shared::new(vm);
-    shared.add(rootfs::share(&root_name, &root_dir, &template.mounts)?)?;
-    for share in guest.shares {
-        shared.add(share)?;
+    let mut lent = Lent::new(vm);
+    lent.add(rootfs::share(&root_name, &root_dir, &template.mounts)?)?;
+    for share in guest.shares.drain(..) {
+        lent.add(share)?;
+    }
+    for block in std::mem::take(&mut guest.blocks) {
+        lent.add_block(&block, &mut guest)?;
     }
     let process = vm.create(ContainerRequest {
         id: id.to_owned(),
-        spec_json: guest.spec_json,
+        spec_json: guest.spec_json(),
         rootfs: Rootfs {
             share: root_name,
             changes: Changes::Host,
@@ -88,7 +91,7 @@ fn container(
         pid_namespace_of,
         seccomp: guest.seccomp,
     })?;
-    Ok((process, shared.keep()))
+    Ok((process, lent.keep()))
 }
 
 /// The pod's own container, which runs only where the others share its pid namespace: otherwise the VM
@@ -130,35 +133,63 @@ impl Pause {
     }
 }
 
-/// Shares that are taken away again unless they are kept.
-struct Shared<'a> {
-    vm: &'a Vm,
-    names: Vec<String>,
+/// What a container has of the host.
+#[derive(Debug, Default)]
+pub struct Held {
+    shares: Vec<String>,
+    blocks: Vec<GuestBlock>,
 }
 
-impl<'a> Shared<'a> {
+impl Held {
+    /// Takes it away from the guest. The container has to be gone.
+    pub fn take_back(self, vm: &Vm) {
+        for share in self.shares {
+            if let Err(error) = vm.remove_share(&share) {
+                log::debug!("{error}");
+            }
+        }
+        for block in self.blocks {
+            if let Err(error) = vm.remove_block(block) {
+                log::warn!("{:#}", anyhow::Error::from(error));
+            }
+        }
+    }
+}
+
+/// What is taken away again unless it is kept.
+struct Lent<'a> {
+    vm: &'a Vm,
+    held: Held,
+}
+
+impl<'a> Lent<'a> {
     fn new(vm: &'a Vm) -> Self {
         Self {
             vm,
-            names: Vec::new(),
+            held: Held::default(),
         }
     }
 
     fn add(&mut self, share: Share) -> anyhow::Result<()> {
         self.vm.add_share(&share)?;
-        self.names.push(share.name);
+        self.held.shares.push(share.name);
         Ok(())
     }
 
-    fn keep(mut self) -> Vec<String> {
-        std::mem::take(&mut self.names)
+    fn add_block(&mut self, block: &SpecBlock, spec: &mut GuestSpec) -> anyhow::Result<()> {
+        let given = self.vm.add_block(&block.volume)?;
+        spec.set_block(block, &given);
+        self.held.blocks.push(given);
+        Ok(())
+    }
+
+    fn keep(mut self) -> Held {
+        std::mem::take(&mut self.held)
     }
 }
 
-impl Drop for Shared<'_> {
+impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        for name in &self.names {
-            let _ = self.vm.remove_share(name);
-        }
+        std::mem::take(&mut self.held).take_back(self.vm);
     }
 }

@@ -27,7 +27,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::config::Config;
 use crate::events::{Publisher, task_io};
 use crate::forward;
-use crate::guest::{self, Pause, Template};
+use crate::guest::{self, Held, Pause, Template};
 use crate::process::{Ended, Process, timestamp};
 use crate::size::{LINGER, Sizing};
 use crate::streams::{Paths, Streams};
@@ -37,6 +37,8 @@ use crate::task::{Kind, Task};
 const KILLED: u32 = 128 + 9;
 /// How long the guest's kernel may take to start. A busy node starts many at once.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Most block volumes that a pod has at a time. Which it will have is not known when its VM starts.
+const BLOCK_SLOTS: u8 = 4;
 /// How long after its sandbox's Delete containerd may take to end the shim.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -226,6 +228,7 @@ impl Pod {
         config.max_memory = sizing.max().memory;
         let _ = self.sizing.set(sizing);
         config.boot_timeout = BOOT_TIMEOUT;
+        config.block_slots = BLOCK_SLOTS;
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();
         config.events = Some(EventSink::new(move |event| {
@@ -312,12 +315,12 @@ impl Pod {
         let (name, dir, stdio) = (id.to_owned(), template.dir.clone(), paths.stdio());
         let pause = self.pause.get().cloned();
         let handle = vm.container(id);
-        let (process, shares) =
+        let (process, held) =
             blocking(move || guest::create(&vm, &name, &template, pause.as_deref(), stdio))
                 .await??;
         let kind = Kind::Container {
             handle,
-            shares,
+            held: Mutex::new(held),
             alone,
         };
         Ok(Task::new(id, dir, kind, connect(process, paths)?))
@@ -345,17 +348,10 @@ impl Pod {
         Ok(())
     }
 
-    /// Takes a task's files away from the guest.
-    pub async fn unshare(&self, shares: Vec<String>) {
+    /// Takes away from the guest what a task had of the host.
+    pub async fn take_back(&self, held: Held) {
         let Some(vm) = self.vm().cloned() else { return };
-        let _ = blocking(move || {
-            for share in shares {
-                if let Err(error) = vm.remove_share(&share) {
-                    log::debug!("{error}");
-                }
-            }
-        })
-        .await;
+        let _ = blocking(move || held.take_back(&vm)).await;
     }
 
     /// Ends the VM, and tells that the sandbox has ended with `status`; whatever else ran was killed.

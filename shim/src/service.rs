@@ -449,13 +449,9 @@ async fn delete(
     process.drain().await;
     if exec_id.is_empty() {
         match &task.kind {
-            Kind::Container {
-                shares,
-                alone: false,
-                ..
-            } => {
+            Kind::Container { alone: false, .. } => {
                 pod.shrink_without(&task.id);
-                pod.unshare(shares.clone()).await;
+                pod.take_back(task.give_up()).await;
             }
             Kind::Sandbox | Kind::Container { .. } => {
                 pod.halt(KILLED).await;

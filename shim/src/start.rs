@@ -91,6 +91,8 @@ fn spawn(args: &Args, dir: &Path, listener: UnixListener) -> anyhow::Result<()> 
         .stdin(OwnedFd::from(listener))
         .stdout(Stdio::null())
         .stderr(log_file(&dir.join(LOG)))
+        // A heap for each thread (glibc) would be memory that every pod pays for.
+        .env("MALLOC_ARENA_MAX", "1")
         // Signals for containerd's group are not for the pod.
         .process_group(0);
     if args.debug {

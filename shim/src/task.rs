@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sandbox::ContainerHandle;
 
+use crate::guest::Held;
 use crate::process::Process;
 
 /// What a task is.
@@ -18,8 +19,8 @@ pub enum Kind {
     Container {
         /// In the guest.
         handle: ContainerHandle,
-        /// What the guest sees of the host for it.
-        shares: Vec<String>,
+        /// What it has of the host.
+        held: Mutex<Held>,
         /// Whether the pod was started for this container and ends with it.
         alone: bool,
     },
@@ -58,6 +59,16 @@ impl Task {
         match &self.kind {
             Kind::Sandbox => None,
             Kind::Container { handle, .. } => Some(handle),
+        }
+    }
+
+    /// Gives up what the container has of the host.
+    pub fn give_up(&self) -> Held {
+        match &self.kind {
+            Kind::Sandbox => Held::default(),
+            Kind::Container { held, .. } => {
+                std::mem::take(&mut held.lock().unwrap_or_else(PoisonError::into_inner))
+            }
         }
     }
 

@@ -133,6 +133,7 @@ pub struct VmBuilder {
     pub(crate) cmdline: String,
     pub(crate) console: Option<File>,
     pub(crate) devices: Vec<Box<dyn VirtioDevice>>,
+    pub(crate) slots: usize,
     pub(crate) on_thread_start: Option<ThreadHook>,
 }
 
@@ -151,6 +152,7 @@ impl VmBuilder {
             cmdline: String::new(),
             console: None,
             devices: Vec::new(),
+            slots: 0,
             on_thread_start: None,
         }
     }
@@ -218,6 +220,14 @@ impl VmBuilder {
     #[must_use]
     pub fn device(mut self, device: Box<dyn VirtioDevice>) -> Self {
         self.devices.push(device);
+        self
+    }
+
+    /// Leaves room for `slots` devices that come while the machine runs, by
+    /// [`VmHandle::plug`](crate::VmHandle::plug). They share an interrupt line.
+    #[must_use]
+    pub fn slots(mut self, slots: u8) -> Self {
+        self.slots = slots.into();
         self
     }
 

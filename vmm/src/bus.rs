@@ -7,8 +7,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use devices::serial::Console;
-use devices::transport::MmioTransport;
 use devices::transport::mmio::WINDOW_SIZE;
+use devices::transport::{MmioTransport, vacant_register};
 
 use crate::boot::layout;
 use crate::ioapic::{self, IoApic, Route};
@@ -35,22 +35,26 @@ pub type SetRoutes = Box<dyn Fn(&[Route]) + Send + Sync>;
 
 /// All devices of a machine.
 pub struct Bus {
-    transports: Vec<Mutex<MmioTransport>>,
+    /// One for each window; nothing in those that are vacant.
+    transports: Vec<Mutex<Option<MmioTransport>>>,
     console: Mutex<Console>,
     ioapic: Mutex<IoApic>,
     set_routes: SetRoutes,
 }
 
 impl Bus {
-    /// A bus with `transports` in consecutive windows.
+    /// A bus with `transports` in consecutive windows, and `vacant` windows behind them.
     #[must_use]
     pub fn new(
         transports: Vec<MmioTransport>,
+        vacant: usize,
         console: Console,
         ioapic: IoApic,
         set_routes: SetRoutes,
     ) -> Self {
-        let transports = transports.into_iter().map(Mutex::new).collect();
+        let transports = transports.into_iter().map(Some);
+        let transports = transports.chain((0..vacant).map(|_| None));
+        let transports = transports.map(Mutex::new).collect();
         Self {
             transports,
             console: Mutex::new(console),
@@ -62,7 +66,10 @@ impl Bus {
     /// Serves a read of guest physical memory that is not RAM.
     pub fn read_memory(&self, addr: u64, data: &mut [u8]) {
         if let Some((transport, offset)) = self.transport(addr) {
-            transport.read(offset, data);
+            match &*transport {
+                Some(transport) => transport.read(offset, data),
+                None => read_vacant(offset, data),
+            }
         } else if let Some(offset) = in_ioapic(addr) {
             lock(&self.ioapic).read(offset, data);
         } else {
@@ -75,7 +82,9 @@ impl Bus {
     #[must_use]
     pub fn write_memory(&self, addr: u64, data: &[u8]) -> bool {
         if let Some((mut transport, offset)) = self.transport(addr) {
-            transport.write(offset, data);
+            if let Some(transport) = &mut *transport {
+                transport.write(offset, data);
+            }
         } else if let Some(offset) = in_ioapic(addr) {
             return lock(&self.ioapic).write(offset, data);
         }
@@ -125,22 +134,41 @@ impl Bus {
 
     /// Stops all device workers, keeping their state.
     pub fn pause(&self) {
-        self.transports
-            .iter()
-            .for_each(|transport| lock(transport).pause());
+        for transport in &self.transports {
+            if let Some(transport) = &mut *lock(transport) {
+                transport.pause();
+            }
+        }
     }
 
-    fn transport(&self, addr: u64) -> Option<(MutexGuard<'_, MmioTransport>, u64)> {
+    /// Puts `transport` into window number `window`, or nothing, and gives what was there before.
+    pub fn replace(
+        &self,
+        window: usize,
+        transport: Option<MmioTransport>,
+    ) -> Option<MmioTransport> {
+        let place = self.transports.get(window)?;
+        std::mem::replace(&mut *lock(place), transport)
+    }
+
+    fn transport(&self, addr: u64) -> Option<(MutexGuard<'_, Option<MmioTransport>>, u64)> {
         let (transport, offset) = self.window(addr)?;
         Some((lock(transport), offset))
     }
 
-    fn window(&self, addr: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
+    fn window(&self, addr: u64) -> Option<(&Mutex<Option<MmioTransport>>, u64)> {
         let at = addr.checked_sub(DEVICES_START)?;
         let transport = self
             .transports
             .get(usize::try_from(at / WINDOW_SIZE).ok()?)?;
         Some((transport, at % WINDOW_SIZE))
+    }
+}
+
+fn read_vacant(offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    if data.len() == 4 {
+        data.copy_from_slice(&vacant_register(offset).to_le_bytes());
     }
 }
 
@@ -159,7 +187,7 @@ mod tests {
 
     fn bus() -> Bus {
         let (console, ioapic) = (Console::new(None), IoApic::new(1));
-        Bus::new(Vec::new(), console, ioapic, Box::new(|_| {}))
+        Bus::new(Vec::new(), 0, console, ioapic, Box::new(|_| {}))
     }
 
     #[test]
@@ -167,7 +195,7 @@ mod tests {
         let (sender, routed) = std::sync::mpsc::channel();
         let set = move |routes: &[Route]| sender.send(routes.to_vec()).unwrap();
         let (console, ioapic) = (Console::new(None), IoApic::new(8));
-        let bus = Bus::new(Vec::new(), console, ioapic, Box::new(set));
+        let bus = Bus::new(Vec::new(), 0, console, ioapic, Box::new(set));
         let at = u64::from(layout::IOAPIC);
         assert!(!bus.write_memory(at, &0x1au32.to_le_bytes()));
         assert!(bus.write_memory(at + 0x10, &0x41u32.to_le_bytes()));
@@ -195,6 +223,28 @@ mod tests {
         let mut status = [0xff];
         bus.read_port(0x64, &mut status);
         assert_eq!(status, [0]);
+    }
+
+    #[test]
+    fn a_vacant_window_is_a_device_that_no_driver_takes() {
+        let (console, ioapic) = (Console::new(None), IoApic::new(1));
+        let bus = Bus::new(Vec::new(), 2, console, ioapic, Box::new(|_| {}));
+        let second = DEVICES_START + WINDOW_SIZE;
+        let read = |offset| {
+            let mut data = [0xff; 4];
+            bus.read_memory(second + offset, &mut data);
+            u32::from_le_bytes(data)
+        };
+        assert_eq!([read(0), read(4), read(8)], [0x7472_6976, 2, 0]);
+        for status in [1u32, 15, 0] {
+            assert!(!bus.write_memory(second + 0x70, &status.to_le_bytes()));
+            assert_eq!(read(0x70), 0);
+        }
+        let mut data = [0xff; 4];
+        bus.read_memory(second + WINDOW_SIZE, &mut data);
+        assert_eq!(data, [0xff; 4], "no window");
+        assert!(bus.replace(2, None).is_none());
+        bus.pause();
     }
 
     #[test]

@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use devices::mem::OnSurplus;
-use devices::{DeviceKind, Threads};
+use devices::{DeviceKind, Threads, VirtioDevice};
 
 use crate::builder::{MemorySize, VcpuCount};
 use crate::bus::Bus;
 use crate::growth::ResizeError;
+use crate::slots::PlugError;
 use crate::vcpu::VcpuEnd;
 
 /// What a thread of a machine does.
@@ -46,6 +47,15 @@ enum Event {
     Resize(VcpuCount, MemorySize, Resized),
     /// The guest has unplugged memory. Not sent again before the last one was taken.
     Surplus(Arc<AtomicBool>),
+    Slot(SlotChange, SyncSender<Result<u64, PlugError>>),
+}
+
+/// What a [`VmHandle`](crate::VmHandle) has done to a slot by the machine's thread.
+pub enum SlotChange {
+    /// This device comes.
+    Plug(Box<dyn VirtioDevice>),
+    /// The device at this address goes.
+    Unplug(u64),
 }
 
 /// What a vCPU has done by the machine's thread.
@@ -56,12 +66,14 @@ enum Task {
     Reroute,
 }
 
-/// What a machine's thread can do about its size.
-pub(crate) trait Resizable {
+/// What of a machine its thread changes.
+pub(crate) trait Changeable {
     /// Grants the guest so much, and takes what it has beyond that when it gives it.
     fn resize(&mut self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError>;
     /// The guest has unplugged memory: takes it away.
     fn trim(&mut self);
+    /// Changes a slot, and gives its address.
+    fn change_slot(&mut self, bus: &Bus, change: SlotChange) -> Result<u64, PlugError>;
 }
 
 /// Tells the vCPU that its task is done: what the guest does next depends on it.
@@ -123,6 +135,14 @@ impl EventSender {
         })
     }
 
+    /// Has a slot changed, and waits for it. Gives the slot's address.
+    pub fn change_slot(&self, change: SlotChange) -> Result<u64, PlugError> {
+        let (served, done) = sync_channel(1);
+        let sent = self.0.send(Event::Slot(change, served));
+        let answer = sent.ok().and_then(|()| done.recv().ok());
+        answer.unwrap_or(Err(PlugError::Ended))
+    }
+
     fn have_done(&self, task: Task) {
         let (served, done) = sync_channel(1);
         if self.0.send(Event::Task(task, served)).is_ok() {
@@ -133,7 +153,7 @@ impl EventSender {
 
 impl Events {
     /// Does what vCPUs ask for until something ends the machine. Who waits for an answer then gets none.
-    pub(crate) fn serve(self, bus: &Bus, machine: &mut impl Resizable) -> VcpuEnd {
+    pub(crate) fn serve(self, bus: &Bus, machine: &mut impl Changeable) -> VcpuEnd {
         while let Ok(event) = self.0.recv() {
             match event {
                 Event::Ended(end) => return end,
@@ -143,6 +163,9 @@ impl Events {
                 Event::Surplus(pending) => {
                     pending.store(false, Ordering::SeqCst);
                     machine.trim();
+                }
+                Event::Slot(change, served) => {
+                    let _ = served.send(machine.change_slot(bus, change));
                 }
                 Event::Task(task, served) => {
                     let reroute = match task {
@@ -170,7 +193,7 @@ mod tests {
     #[derive(Default)]
     struct Machine(usize);
 
-    impl Resizable for Machine {
+    impl Changeable for Machine {
         fn resize(&mut self, vcpus: VcpuCount, _: MemorySize) -> Result<(), ResizeError> {
             match vcpus.get() {
                 1 | 2 => Ok(()),
@@ -181,11 +204,18 @@ mod tests {
         fn trim(&mut self) {
             self.0 += 1;
         }
+
+        fn change_slot(&mut self, _: &Bus, change: SlotChange) -> Result<u64, PlugError> {
+            match change {
+                SlotChange::Unplug(address) => Ok(address),
+                SlotChange::Plug(_) => Err(PlugError::Full(0)),
+            }
+        }
     }
 
     fn bus() -> Bus {
         let (console, ioapic) = (Console::new(None), IoApic::new(1));
-        Bus::new(Vec::new(), console, ioapic, Box::new(|_| {}))
+        Bus::new(Vec::new(), 0, console, ioapic, Box::new(|_| {}))
     }
 
     #[test]
@@ -195,6 +225,8 @@ mod tests {
             let sender = sender.clone();
             std::thread::spawn(move || {
                 sender.write(0, &[0; 4]);
+                let plugged = sender.change_slot(SlotChange::Unplug(7));
+                assert_eq!(plugged.unwrap(), 7);
                 sender.end(VcpuEnd::TripleFault);
                 // Nobody listens any more, or is about to.
                 sender.write(0, &[0; 4]);
@@ -203,6 +235,8 @@ mod tests {
         let end = events.serve(&bus(), &mut Machine::default());
         assert!(matches!(end, VcpuEnd::TripleFault));
         vcpu.join().unwrap();
+        let late = sender.change_slot(SlotChange::Unplug(7));
+        assert!(matches!(late, Err(PlugError::Ended)));
         sender.end(VcpuEnd::Stopped);
     }
 

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::builder::{MemorySize, VcpuCount};
 use crate::bus::Bus;
-use crate::events::{EventSender, Resizable, ThreadHook};
+use crate::events::{EventSender, ThreadHook};
 use crate::machine::{BuildError, kvm_error, make_vcpu};
 use crate::vcpu::VcpuThread;
 
@@ -262,10 +262,9 @@ impl Growth {
     pub fn stop(&mut self) {
         self.running.drain(..).for_each(VcpuThread::stop);
     }
-}
 
-impl Resizable for Growth {
-    fn resize(&mut self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError> {
+    /// Grants the guest so much, and takes what it has beyond that when it gives it.
+    pub fn resize(&mut self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError> {
         let size = self.gauge.read();
         let (wanted, max) = (vcpus.get(), self.max_vcpus.get());
         if wanted > max {
@@ -291,7 +290,8 @@ impl Resizable for Growth {
         growable.grant(&self.vm, beyond.next_multiple_of(BLOCK))
     }
 
-    fn trim(&mut self) {
+    /// The guest has unplugged memory: takes it away.
+    pub fn trim(&mut self) {
         if let Some(memory) = &mut self.memory {
             memory.trim(&self.vm);
         }

@@ -6,7 +6,7 @@
 //!     │                         ├─ vCPU threads: KVM_RUN, exits → bus → registers
 //!     │                         ├─ the caller's: starts and stops devices, adds vCPUs and memory
 //!     │                         └─ device workers: woken by ioeventfd, answer by irqfd
-//!     └─ VmHandle (any thread): stop, resize
+//!     └─ VmHandle (any thread): stop, resize, plug, unplug
 //! ```
 //!
 //! The library knows no containers and makes no jail: an embedder brings its own, or uses the
@@ -23,6 +23,7 @@
 //! - [`events`]: what the thread that runs the machine is told by the others.
 //! - [`growth`]: how a machine grows and shrinks while it runs.
 //! - [`machine`]: life of a machine from start to [`Stop`].
+//! - [`slots`]: places where devices come and go while it runs.
 //!
 //! # Vocabulary
 //! *Exit*: the guest stops running because KVM (in-kernel) or this process (to user space) has to
@@ -39,9 +40,12 @@ pub mod ioapic;
 pub mod machine;
 pub mod memory;
 pub mod probe;
+pub mod slots;
 pub mod vcpu;
+mod wiring;
 
 pub use builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
 pub use events::{ThreadHook, ThreadKind};
 pub use growth::{ResizeError, VmSize};
 pub use machine::{BuildError, Stop, StopReason, Vm, VmHandle};
+pub use slots::PlugError;

@@ -7,25 +7,27 @@ use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
+use devices::VirtioDevice;
 use devices::serial::{Console, ConsoleTail};
-use devices::transport::mmio::WINDOW_SIZE;
-use devices::transport::{MmioTransport, RegisterPages, TransportError};
-use devices::{Threads, VirtioDevice};
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use devices::transport::TransportError;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot;
 use crate::boot::layout;
 use crate::builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
 use crate::bus::{Bus, Request};
-use crate::events::{EventSender, Events, ThreadHook, device_threads, events};
+use crate::events::{
+    Changeable, EventSender, Events, SlotChange, ThreadHook, device_threads, events,
+};
 use crate::growth::{Gauge, GrowableMemory, Growth, ResizeError, VmSize};
 use crate::interrupts::{LINES, lines, pins, set_routes, split_irqchip};
 use crate::ioapic::IoApic;
-use crate::memory::{DEVICES_START, GuestMemory, MemoryError, growable};
+use crate::memory::{GuestMemory, MemoryError, growable};
+use crate::slots::{PlugError, Slots};
 use crate::vcpu::{VcpuEnd, VcpuError, prepare_kicks};
+use crate::wiring::{Registers, Wiring, window_address};
 
 /// The only version of KVM's interface since Linux 2.6.22.
 const KVM_API_VERSION: i32 = 12;
@@ -78,7 +80,7 @@ pub enum BuildError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// More devices than interrupt lines.
-    #[error("{0} devices: a machine has at most {max}", max = LINES.len())]
+    #[error("{0} devices: a machine has at most {max}, slots for more count as one", max = LINES.len())]
     TooManyDevices(usize),
     /// An event file descriptor could not be made.
     #[error("cannot create an event file descriptor")]
@@ -122,18 +124,11 @@ pub struct Vm {
     tail: ConsoleTail,
     events: (EventSender, Events),
     memory: GuestMemory,
-    registers: Option<Registers>,
+    slots: Slots,
     on_thread_start: Option<ThreadHook>,
 }
 
-/// Registers that the guest reads without an exit.
-struct Registers {
-    pages: Arc<RegisterPages>,
-    /// Takes acknowledgements of used buffers in the kernel; nobody reads it.
-    acknowledged: EventFd,
-}
-
-/// Stops and resizes a machine from any thread.
+/// Steers a machine from any thread.
 #[derive(Clone)]
 pub struct VmHandle {
     events: EventSender,
@@ -159,6 +154,26 @@ impl VmHandle {
     #[must_use]
     pub fn size(&self) -> VmSize {
         self.gauge.read()
+    }
+
+    /// Puts `device` into a slot that is vacant, and gives the address of its registers. Its driver has
+    /// to be told there: nothing of this reaches the guest by itself.
+    ///
+    /// # Errors
+    /// [`PlugError`]: there is no such slot, or the machine has ended.
+    pub fn plug(&self, device: Box<dyn VirtioDevice>) -> Result<u64, PlugError> {
+        self.events.change_slot(SlotChange::Plug(device))
+    }
+
+    /// Takes the device at `address` away, whatever its driver is at. When this returns nobody works
+    /// for it any more.
+    ///
+    /// # Errors
+    /// [`PlugError`]: there is none, or the machine has ended.
+    pub fn unplug(&self, address: u64) -> Result<(), PlugError> {
+        self.events
+            .change_slot(SlotChange::Unplug(address))
+            .map(drop)
     }
 }
 
@@ -194,19 +209,31 @@ impl Vm {
             parts.devices.push(Box::new(device));
             growable
         });
-        let devices = parts.devices.len();
-        let lines = lines(devices).ok_or(BuildError::TooManyDevices(devices))?;
+        let lines = lines_of(&parts)?;
         let pins = pins(lines);
         split_irqchip(&vm, pins).map_err(kvm_error("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
 
-        let cmdline = full_cmdline(&parts)?;
+        let cmdline = full_cmdline(&parts, lines)?;
         let devices = std::mem::take(&mut parts.devices);
-        let registers = Registers::new(&kvm, devices.len())?;
-        let threads = device_threads(parts.on_thread_start.clone());
-        let transports = make_transports(&vm, &memory, devices, registers.as_ref(), &threads)?;
+        let (fixed, vacant) = (devices.len(), parts.slots);
+        let registers = Registers::new(&kvm, fixed + vacant)?;
         if let Some(registers) = &registers {
             registers.map(&vm, memory.slots().count())?;
         }
+        let vm = Arc::new(vm);
+        let wiring = Wiring {
+            vm: Arc::clone(&vm),
+            memory: memory.share(),
+            registers,
+            threads: device_threads(parts.on_thread_start.clone()),
+        };
+        let devices = devices.into_iter().zip(lines).enumerate();
+        let transports = devices
+            .map(|(window, (device, line))| wiring.connect(window, *line, device))
+            .map(|connected| connected.map(|(transport, _)| transport))
+            .collect::<Result<_, _>>()?;
+        // The last one is theirs, if there are any.
+        let slots = Slots::new(wiring, fixed, vacant, lines.last().copied().unwrap_or(0));
         let console = Console::new(parts.console.take());
         let tail = console.tail();
 
@@ -216,9 +243,14 @@ impl Vm {
         if let Some(first) = vcpus.first() {
             boot::set_boot_registers(first, &guest, loaded.entry)?;
         }
-        let vm = Arc::new(vm);
         let set_routes = set_routes(Arc::clone(&vm));
-        let bus = Arc::new(Bus::new(transports, console, IoApic::new(pins), set_routes));
+        let bus = Arc::new(Bus::new(
+            transports,
+            vacant,
+            console,
+            IoApic::new(pins),
+            set_routes,
+        ));
         let most = parts.most_vcpus();
         Ok(Self {
             growth: Growth::new((kvm, vm), vcpus, most, parts.memory, growable),
@@ -226,7 +258,7 @@ impl Vm {
             tail,
             events: events(),
             memory,
-            registers,
+            slots,
             on_thread_start: parts.on_thread_start,
         })
     }
@@ -251,7 +283,7 @@ impl Vm {
             tail,
             events: (sender, events),
             memory,
-            registers,
+            mut slots,
             on_thread_start,
         } = self;
         prepare_kicks().map_err(std::io::Error::from)?;
@@ -261,14 +293,46 @@ impl Vm {
             growth.stop();
             return Err(error);
         }
-        let end = events.serve(&bus, &mut growth);
+        let end = events.serve(
+            &bus,
+            &mut Parts {
+                growth: &mut growth,
+                slots: &mut slots,
+            },
+        );
         growth.stop();
         bus.pause();
         let console = tail.text();
         let reason = explain(end, &console);
-        drop((bus, growth, memory, registers));
+        drop((bus, slots, growth, memory));
         Ok(Stop { reason, console })
     }
+}
+
+/// What of a machine changes while it runs.
+struct Parts<'a> {
+    growth: &'a mut Growth,
+    slots: &'a mut Slots,
+}
+
+impl Changeable for Parts<'_> {
+    fn resize(&mut self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError> {
+        self.growth.resize(vcpus, memory)
+    }
+
+    fn trim(&mut self) {
+        self.growth.trim();
+    }
+
+    fn change_slot(&mut self, bus: &Bus, change: SlotChange) -> Result<u64, PlugError> {
+        self.slots.change(bus, change)
+    }
+}
+
+/// One line for each device, and one for all that come while the machine runs.
+fn lines_of(parts: &VmBuilder) -> Result<&'static [u8], BuildError> {
+    let devices = parts.devices.len() + usize::from(parts.slots > 0);
+    lines(devices).ok_or(BuildError::TooManyDevices(devices))
 }
 
 fn open_kvm(device: Option<File>) -> Result<Kvm, BuildError> {
@@ -303,69 +367,6 @@ fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn make_transports(
-    vm: &VmFd,
-    memory: &GuestMemory,
-    devices: Vec<Box<dyn VirtioDevice>>,
-    registers: Option<&Registers>,
-    threads: &Threads,
-) -> Result<Vec<MmioTransport>, BuildError> {
-    let mut transports = Vec::with_capacity(devices.len());
-    for (slot, (device, line)) in devices.into_iter().zip(LINES).enumerate() {
-        let irq =
-            EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BuildError::EventFd)?;
-        vm.register_irqfd(&irq, line.into())
-            .map_err(kvm_error("KVM_IRQFD"))?;
-        let mut transport = MmioTransport::new(device, memory.share(), irq)?;
-        transport.start_workers_by(threads.clone());
-        let window = DEVICES_START + WINDOW_SIZE * slot as u64;
-        let doorbell = IoEventAddress::Mmio(window + MmioTransport::QUEUE_NOTIFY_OFFSET);
-        for (queue, kick) in (0u32..).zip(transport.kicks()) {
-            vm.register_ioevent(kick, &doorbell, queue)
-                .map_err(kvm_error("KVM_IOEVENTFD"))?;
-        }
-        if let Some(registers) = registers {
-            let address = IoEventAddress::Mmio(window + MmioTransport::ACKNOWLEDGE_OFFSET);
-            let used = MmioTransport::ACKNOWLEDGE_USED;
-            vm.register_ioevent(&registers.acknowledged, &address, used)
-                .map_err(kvm_error("KVM_IOEVENTFD"))?;
-            transport.mirror(&registers.pages, slot);
-        }
-        transports.push(transport);
-    }
-    Ok(transports)
-}
-
-impl Registers {
-    /// Pages for `devices` devices; `None` where KVM has no read-only memory.
-    fn new(kvm: &Kvm, devices: usize) -> Result<Option<Self>, BuildError> {
-        if devices == 0 || !kvm.check_extension(Cap::ReadonlyMem) {
-            return Ok(None);
-        }
-        let pages = RegisterPages::new(devices).map_err(BuildError::Registers)?;
-        let acknowledged = EventFd::new(libc::EFD_CLOEXEC).map_err(BuildError::EventFd)?;
-        Ok(Some(Self {
-            pages: Arc::new(pages),
-            acknowledged,
-        }))
-    }
-
-    /// Puts the pages where the devices' windows are.
-    fn map(&self, vm: &VmFd, slot: usize) -> Result<(), BuildError> {
-        let region = kvm_userspace_memory_region {
-            slot: slot as u32,
-            guest_phys_addr: DEVICES_START,
-            memory_size: self.pages.len(),
-            userspace_addr: self.pages.host_address(),
-            flags: KVM_MEM_READONLY,
-        };
-        #[allow(unsafe_code, reason = "KVM is told to use memory of this process")]
-        // SAFETY: the pages are mapped, and `Vm` keeps them until the machine is gone.
-        unsafe { vm.set_user_memory_region(region) }
-            .map_err(kvm_error("KVM_SET_USER_MEMORY_REGION"))
-    }
-}
-
 fn make_vcpus(kvm: &Kvm, vm: &VmFd, parts: &VmBuilder) -> Result<Vec<VcpuFd>, BuildError> {
     (0..parts.vcpus.get())
         .map(|index| make_vcpu(kvm, vm, index, parts.most_vcpus()))
@@ -390,7 +391,7 @@ pub(crate) fn make_vcpu(
 }
 
 /// The embedder's command line with what the machine itself needs.
-fn full_cmdline(parts: &VmBuilder) -> Result<String, BuildError> {
+fn full_cmdline(parts: &VmBuilder, lines: &[u8]) -> Result<String, BuildError> {
     if !parts
         .cmdline
         .bytes()
@@ -414,9 +415,11 @@ fn full_cmdline(parts: &VmBuilder) -> Result<String, BuildError> {
         cmdline.push_str(&format!("maxcpus={} ", parts.vcpus.get()));
     }
     cmdline.push_str(&parts.cmdline);
-    for (slot, (_, line)) in parts.devices.iter().zip(LINES).enumerate() {
-        let window = DEVICES_START + WINDOW_SIZE * slot as u64;
-        cmdline.push_str(&format!(" virtio_mmio.device=4K@{window:#x}:{line}"));
+    let shared = lines.last().into_iter().cycle().take(parts.slots);
+    let lines = lines.iter().take(parts.devices.len()).chain(shared);
+    for (window, line) in lines.enumerate() {
+        let address = window_address(window);
+        cmdline.push_str(&format!(" virtio_mmio.device=4K@{address:#x}:{line}"));
     }
     Ok(cmdline)
 }

@@ -72,6 +72,9 @@ pub(crate) enum Outcome {
     Paused,
     Updated,
     CpusChanged,
+    /// The disk at this address has its driver.
+    Attached(u64),
+    Detached,
 }
 
 /// Whom to tell what.

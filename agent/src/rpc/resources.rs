@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use agent_protocol::names::ExecId;
 use agent_protocol::proto::{
+    AttachBlockRequest, AttachBlockResponse, DetachBlockRequest, DetachBlockResponse,
     ListProcessesRequest, ListProcessesResponse, OnlineCpusRequest, OnlineCpusResponse,
     PauseContainerRequest, PauseContainerResponse, ProcessInfo, ResumeContainerRequest,
     ResumeContainerResponse, SetupNetworkRequest, SetupNetworkResponse, StatsRequest,
@@ -14,6 +15,7 @@ use rustix::process::Pid;
 
 use super::service::Reply;
 use super::{Refusal, ReplyTo, answer};
+use crate::blocks::Slots;
 use crate::container::Update;
 use crate::cpus::Cpus;
 use crate::events::{Interest, Kind, Token};
@@ -59,6 +61,42 @@ pub(super) fn cpus() -> Result<OnlineCpusResponse, Refusal> {
         present: cpus.present().map_err(failed)?,
         ..Default::default()
     })
+}
+
+pub(super) fn attach_block(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &AttachBlockRequest,
+) -> Reply<AttachBlockResponse> {
+    let slots = Slots::of_guest();
+    let slot = slots.at(request.address)?;
+    let subject = Subject::Attach(request.address);
+    agent.jobs.start(subject, reply, || slots.bind(&slot))?;
+    Ok(None)
+}
+
+/// The disk that has come to this address.
+pub(super) fn attached(address: u64) -> Result<AttachBlockResponse, Refusal> {
+    let slots = Slots::of_guest();
+    let disk = slots.disk(&slots.at(address)?).map_err(Refusal::internal)?;
+    Ok(AttachBlockResponse {
+        major: disk.major,
+        minor: disk.minor,
+        name: disk.name,
+        ..Default::default()
+    })
+}
+
+pub(super) fn detach_block(
+    agent: &mut Agent,
+    reply: ReplyTo,
+    request: &DetachBlockRequest,
+) -> Reply<DetachBlockResponse> {
+    let slots = Slots::of_guest();
+    let slot = slots.at(request.address)?;
+    let subject = Subject::Detach(request.address);
+    agent.jobs.start(subject, reply, || slots.unbind(&slot))?;
+    Ok(None)
 }
 
 pub(super) fn update(

@@ -2,12 +2,13 @@
 
 use agent_protocol::proto::{
     CloseStdinRequest, CloseStdinResponse, CreateContainerRequest, CreateContainerResponse,
-    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, MakeVolumeRequest,
-    MakeVolumeResponse, PauseContainerResponse, PowerOffRequest, PowerOffResponse,
-    ReadVolumeFileRequest, ReadVolumeFileResponse, RemoveContainerRequest, RemoveContainerResponse,
-    ResizePtyRequest, ResizePtyResponse, RunProcessResponse, SetupPodRequest, SetupPodResponse,
-    SignalContainerRequest, SignalContainerResponse, StartContainerRequest, StartContainerResponse,
-    UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse,
+    DetachBlockResponse, ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse,
+    MakeVolumeRequest, MakeVolumeResponse, PauseContainerResponse, PowerOffRequest,
+    PowerOffResponse, ReadVolumeFileRequest, ReadVolumeFileResponse, RemoveContainerRequest,
+    RemoveContainerResponse, ResizePtyRequest, ResizePtyResponse, RunProcessResponse,
+    SetupPodRequest, SetupPodResponse, SignalContainerRequest, SignalContainerResponse,
+    StartContainerRequest, StartContainerResponse, UpdateContainerResponse, WaitContainerRequest,
+    WaitContainerResponse,
 };
 use agent_protocol::{PROTOCOL_VERSION, SERVICE, check_versions};
 use protobuf::Message;
@@ -71,6 +72,10 @@ pub(crate) fn answer(agent: &mut Agent, answer: Answer) {
         Outcome::Paused => serialise(&PauseContainerResponse::new()),
         Outcome::Updated => serialise(&UpdateContainerResponse::new()),
         Outcome::CpusChanged => resources::cpus().and_then(|cpus| serialise(&cpus)),
+        Outcome::Attached(address) => {
+            resources::attached(address).and_then(|disk| serialise(&disk))
+        }
+        Outcome::Detached => serialise(&DetachBlockResponse::new()),
         Outcome::Exited(status) => serialise(&exited(status)),
         Outcome::Started(error) => serialise(&StartContainerResponse {
             start_error: error.into(),
@@ -126,6 +131,12 @@ fn call(agent: &mut Agent, reply: ReplyTo, request: &Request) -> Reply<Vec<u8>> 
         "ReadVolumeFile" => method(payload, |request| read_volume_file(&request)),
         "OnlineCpus" => method(payload, |request| {
             resources::online_cpus(agent, reply, &request)
+        }),
+        "AttachBlock" => method(payload, |request| {
+            resources::attach_block(agent, reply, &request)
+        }),
+        "DetachBlock" => method(payload, |request| {
+            resources::detach_block(agent, reply, &request)
         }),
         "CreateContainer" => method(payload, |request: CreateContainerRequest| {
             let made = create(agent, reply, &request);

@@ -27,6 +27,13 @@ fn values_that_cannot_be_are_refused_by_name() {
         (["--volume", "x"], "--volume"),
         (["--volume", "a:b"], "absolute"),
         (["--volume", "a:/b:rx"], "rx"),
+        (["--device", ""], "HOST is empty"),
+        (["--device", ":/dev/a"], "HOST is empty"),
+        (["--device", "disk.img"], "HOST:/dev/xvda"),
+        (["--device", "a:/dev/a:w"], "can always be read"),
+        (["--device", "a:/dev/a:x"], "rwm"),
+        (["--device", "a:/dev/a:"], "rwm"),
+        (["--device", "a:b:c:d"], "HOST:CONTAINER"),
         (["--net", "host"], "--net"),
         (["--net", "netns:"], "netns:PATH"),
         (["--net", "cni="], "cni=NAME"),
@@ -52,6 +59,26 @@ fn values_that_cannot_be_are_refused_by_name() {
     ] {
         let error = parse(&[args[0], args[1], "--rootfs", "/", "true"]).unwrap_err();
         assert!(error.to_string().contains(word), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_device_is_read_as_docker_reads_it() {
+    for (text, source, path, read_only) in [
+        ("/dev/sdb", "/dev/sdb", "/dev/sdb", false),
+        ("/dev/sdb:r", "/dev/sdb", "/dev/sdb", true),
+        ("/dev/sdb:rwm", "/dev/sdb", "/dev/sdb", false),
+        ("disk.img:/dev/xvda", "disk.img", "/dev/xvda", false),
+        ("disk.img:/dev/xvda:rm", "disk.img", "/dev/xvda", true),
+        ("/dev/sdb:/dev/a:rw", "/dev/sdb", "/dev/a", false),
+    ] {
+        let run = parse(&["--rootfs", "/", "--device", text, "true"]).unwrap();
+        let device = Device {
+            source: source.into(),
+            path: path.into(),
+            read_only,
+        };
+        assert_eq!(run.devices, [device], "{text}");
     }
 }
 

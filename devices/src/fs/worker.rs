@@ -3,8 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::thread::JoinHandle;
 
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -87,11 +86,8 @@ fn serve_available(
     loop {
         queue.disable_kicks()?;
         loop {
-            if let Some(until) = server.blocked_until(Instant::now()) {
-                // The driver need not wait for what is done.
-                queue.notify()?;
-                sleep(until, stop);
-            }
+            // The driver need not wait for what is done.
+            server.limiter.wait(stop, || queue.notify())?;
             if stop.load(Ordering::SeqCst) || !queue.pop(chain)? {
                 break;
             }
@@ -102,22 +98,12 @@ fn serve_available(
                 queue: queue.index(),
                 fault,
             })?;
-            server.count(asked + written);
+            server.limiter.take(asked + written);
             queue.push_used(chain.head(), u32::try_from(written).unwrap_or(u32::MAX))?;
         }
         queue.notify()?;
         if !queue.enable_kicks()? || stop.load(Ordering::SeqCst) {
             return Ok(());
         }
-    }
-}
-
-/// Sleeps until then, or until the thread is to end.
-fn sleep(until: Instant, stop: &AtomicBool) {
-    while !stop.load(Ordering::SeqCst)
-        && let Some(left) = until.checked_duration_since(Instant::now())
-        && !left.is_zero()
-    {
-        thread::park_timeout(left);
     }
 }

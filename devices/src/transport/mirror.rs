@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
 use super::mmio::WINDOW_SIZE;
+use super::registers as reg;
 
 /// Pages of registers, one for each device, to be mapped read-only into the guest.
 #[derive(Debug)]
@@ -50,9 +51,32 @@ impl RegisterPages {
         self.0.size() == 0
     }
 
+    /// Makes the window of `device` one that nothing is behind, as [`vacant_register`] has it.
+    pub fn vacate(&self, device: usize) {
+        let Some(page) = self.page(device) else {
+            return;
+        };
+        // The number first: who reads it takes the rest for a device's.
+        for offset in std::iter::once(reg::DEVICE_ID).chain((0..WINDOW_SIZE).step_by(4)) {
+            let value = vacant_register(offset);
+            let _ = page.store(value.to_le(), offset as usize, Ordering::Release);
+        }
+    }
+
     fn page(&self, device: usize) -> Option<VolatileSlice<'_>> {
         let window = WINDOW_SIZE as usize;
         self.0.get_slice(device.checked_mul(window)?, window).ok()
+    }
+}
+
+/// What the register at `offset` reads as in a window that nothing is behind: the window of a device of
+/// number 0, which a driver has to leave alone (virtio-v1.2 §4.2.3.1.1).
+#[must_use]
+pub fn vacant_register(offset: u64) -> u32 {
+    match offset {
+        reg::MAGIC_VALUE => reg::MAGIC,
+        reg::VERSION => reg::MODERN,
+        _ => 0,
     }
 }
 

@@ -12,5 +12,5 @@ mod setup;
 mod tests;
 
 pub use interrupt::MmioInterrupt;
-pub use mirror::RegisterPages;
+pub use mirror::{RegisterPages, vacant_register};
 pub use mmio::{MmioTransport, SavedTransport, TransportError};

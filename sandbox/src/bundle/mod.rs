@@ -1,7 +1,7 @@
 //! An OCI bundle on its way into a guest.
 //!
 //! ```text
-//!   config.json ──Bundle::open──▶ Bundle ──for_guest──▶ GuestSpec { spec_json, shares, seccomp }
+//!   config.json ──Bundle::open──▶ Bundle ──for_guest──▶ GuestSpec { spec, shares, blocks, seccomp }
 //!   mounts of a rootfs ──rootfs::mount──▶ a directory that is mounted nowhere
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! Whatever would mean something else there is refused, never left out in silence.
 
 mod bpf;
+mod devices;
 pub mod rootfs;
 mod seccomp;
 mod translate;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::block::{BlockError, BlockVolume, GuestBlock};
 use crate::config::{Share, ShareError};
 use crate::container::SeccompFilter;
 use crate::sizing::Limits;
@@ -83,6 +85,9 @@ pub enum BundleError {
     /// A file cannot be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// A block device cannot be given.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// A seccomp profile cannot be carried over.
     #[error("config.json: linux.seccomp")]
     Seccomp(#[from] SeccompError),
@@ -91,16 +96,42 @@ pub enum BundleError {
 /// A container as the guest's agent is to be asked for it.
 #[derive(Debug)]
 pub struct GuestSpec {
-    /// The configuration.
-    pub spec_json: Vec<u8>,
+    /// The configuration. Block devices have numbers in it that mean nothing yet.
+    spec: Value,
     /// What it needs of the host's files.
     pub shares: Vec<Share>,
+    /// What it needs of the host's block devices.
+    pub blocks: Vec<SpecBlock>,
     /// Whether it joins the pid namespace of the pod's other containers.
     pub joins_pid_namespace: bool,
     /// Whether it has a terminal.
     pub terminal: bool,
     /// What its processes may ask of the kernel.
     pub seccomp: Option<SeccompFilter>,
+}
+
+/// A block device that a configuration lists.
+#[derive(Debug)]
+pub struct SpecBlock {
+    /// Its place in `linux.devices`.
+    index: usize,
+    /// What it is on the host.
+    pub volume: BlockVolume,
+}
+
+impl GuestSpec {
+    /// Has one of its [`blocks`](Self::blocks) be what the guest was given for it.
+    pub fn set_block(&mut self, block: &SpecBlock, given: &GuestBlock) {
+        let device = &mut self.spec["linux"]["devices"][block.index];
+        device["major"] = given.major.into();
+        device["minor"] = given.minor.into();
+    }
+
+    /// The configuration for the agent, once all blocks are set.
+    #[must_use]
+    pub fn spec_json(&self) -> Vec<u8> {
+        self.spec.to_string().into_bytes()
+    }
 }
 
 /// A parsed `config.json`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use agent_protocol::SHARE_PATH;
 use serde_json::{Map, Value, json};
 
-use super::{BundleError, GuestSpec};
+use super::{BundleError, GuestSpec, SpecBlock, devices};
 use crate::config::Share;
 
 /// What Share errors call the path.
@@ -15,7 +15,7 @@ const PROPAGATION: [&str; 6] = [
     "private", "rprivate", "slave", "rslave", "shared", "rshared",
 ];
 
-type Object = Map<String, Value>;
+pub(super) type Object = Map<String, Value>;
 
 pub fn container(
     mut spec: Value,
@@ -33,7 +33,7 @@ pub fn container(
         Some(linux) => linux,
         None => json!({}),
     };
-    let joins_pid_namespace = translate_linux(object(&mut linux, "linux")?)?;
+    let (joins_pid_namespace, blocks) = translate_linux(object(&mut linux, "linux")?)?;
     let profile = linux
         .as_object_mut()
         .and_then(|linux| linux.remove("seccomp"));
@@ -45,8 +45,9 @@ pub fn container(
         Some(mounts) => translate_mounts(mounts, id, is_pod_shm)?,
     };
     Ok(GuestSpec {
-        spec_json: spec.to_string().into_bytes(),
+        spec,
         shares,
+        blocks,
         joins_pid_namespace,
         terminal,
         seccomp,
@@ -81,47 +82,16 @@ fn check_hooks(root: &mut Object) -> Result<(), BundleError> {
     }
 }
 
-fn translate_linux(linux: &mut Object) -> Result<bool, BundleError> {
+fn translate_linux(linux: &mut Object) -> Result<(bool, Vec<SpecBlock>), BundleError> {
     linux.remove("mountLabel");
     linux.remove("cgroupsPath");
     linux.remove("rootfsPropagation");
-    if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
-        // Only the listed nodes exist in a guest; rules about others have nothing to rule.
-        resources.remove("devices");
-    }
-    check_devices(linux)?;
-    check_namespaces(linux)
-}
-
-/// Device numbers that mean the same in every kernel: memory, terminals, and most of `misc`.
-const UNIVERSAL_MAJORS: [i64; 3] = [1, 5, 10];
-
-/// Refuses devices of the host's, whose numbers would be those of something else in the guest.
-fn check_devices(linux: &Object) -> Result<(), BundleError> {
-    let devices = match linux.get("devices") {
-        None | Some(Value::Null) => return Ok(()),
-        Some(list) => list.as_array().ok_or_else(|| malformed("linux.devices"))?,
-    };
-    for (index, device) in devices.iter().enumerate() {
-        let reason = match device["type"].as_str() {
-            Some("b") => {
-                "is a block device of the host, which guests cannot have yet: use a volume with a file system"
-            }
-            Some("c" | "u") if !has_universal_number(device) => {
-                "is a device of the host, which guests do not have"
-            }
-            _ => continue,
-        };
-        let path = device["path"].as_str().unwrap_or_default();
-        let field = format!("linux.devices[{index}] ({path})");
-        return Err(unsupported(field, reason));
-    }
-    Ok(())
-}
-
-fn has_universal_number(device: &Value) -> bool {
-    let major = device["major"].as_i64();
-    major.is_some_and(|major| UNIVERSAL_MAJORS.contains(&major))
+    let resources = linux.get_mut("resources").and_then(Value::as_object_mut);
+    // Only the listed nodes exist in a guest; rules about others have nothing to rule.
+    let rules = resources.and_then(|resources| resources.remove("devices"));
+    let joins_pid_namespace = check_namespaces(linux)?;
+    let blocks = devices::open(linux, rules.as_ref())?;
+    Ok((joins_pid_namespace, blocks))
 }
 
 /// Refuses the host's namespaces. Tells whether the pid namespace is one that exists already.
@@ -234,13 +204,13 @@ fn object<'a>(value: &'a mut Value, field: &str) -> Result<&'a mut Object, Bundl
     value.as_object_mut().ok_or_else(|| malformed(field))
 }
 
-fn malformed(field: impl Into<String>) -> BundleError {
+pub(super) fn malformed(field: impl Into<String>) -> BundleError {
     BundleError::Malformed {
         field: field.into(),
     }
 }
 
-fn unsupported(field: String, reason: &'static str) -> BundleError {
+pub(super) fn unsupported(field: String, reason: &'static str) -> BundleError {
     BundleError::Unsupported { field, reason }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::block::{BlockVolume, GuestBlock};
 
 fn spec() -> Value {
     json!({
@@ -29,7 +30,7 @@ fn spec() -> Value {
 fn translated(spec: Value) -> Result<(Value, Vec<Share>), BundleError> {
     let guest = container(spec, "web", |path| path == Path::new("/run/pod/shm"))?;
     Ok((
-        serde_json::from_slice(&guest.spec_json).unwrap(),
+        serde_json::from_slice(&guest.spec_json()).unwrap(),
         guest.shares,
     ))
 }
@@ -108,12 +109,45 @@ fn devices_of_the_host_are_refused_by_their_path() {
             json!([{ "path": "/dev/it", "type": kind, "major": major, "minor": 0 }]);
         translated(spec).map_err(|error| error.to_string())
     };
-    for (kind, major) in [("b", 7), ("b", 1), ("c", 195), ("u", 240)] {
+    for (kind, major) in [("c", 195), ("u", 240)] {
         let error = with(kind, major).unwrap_err();
         assert!(error.contains("linux.devices[0] (/dev/it)"), "{error}");
     }
+    // One that may not be read; then one that is not there, or cannot be looked for without privileges.
+    let error = with("b", 4095).unwrap_err();
+    assert!(
+        error.contains("(/dev/it)") && error.contains("allow r"),
+        "{error}"
+    );
+    let mut open = spec();
+    open["linux"]["resources"] = json!({});
+    open["linux"]["devices"] =
+        json!([{ "path": "/dev/it", "type": "b", "major": 4095, "minor": 0 }]);
+    let error = translated(open).unwrap_err().to_string();
+    assert!(error.contains("linux.devices[0] /dev/it"), "{error}");
     let (spec, _) = with("c", 10).unwrap();
     assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/it");
+}
+
+#[test]
+fn block_devices_get_the_numbers_that_they_have_in_the_guest() {
+    let file = std::env::temp_dir().join(format!("podvmm-translate-{}", std::process::id()));
+    std::fs::write(&file, [0; 512]).unwrap();
+    let volume = BlockVolume::open("--device", &file, false).unwrap();
+    std::fs::remove_file(file).unwrap();
+    let mut spec = spec();
+    let node = |path: &str| json!({ "path": path, "type": "c", "major": 1, "minor": 3 });
+    spec["linux"]["devices"] = json!([node("/dev/a"), node("/dev/b")]);
+    let mut guest = container(spec, "web", |_| true).unwrap();
+    let block = SpecBlock { index: 1, volume };
+    guest.set_block(&block, &GuestBlock::new(254, 16, 0));
+    let spec: Value = serde_json::from_slice(&guest.spec_json()).unwrap();
+    let devices = &spec["linux"]["devices"];
+    assert_eq!(devices[0], node("/dev/a"));
+    assert_eq!(
+        (&devices[1]["major"], &devices[1]["minor"]),
+        (&json!(254), &json!(16))
+    );
 }
 
 #[test]

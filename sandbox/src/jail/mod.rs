@@ -46,6 +46,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use confine::close_devices;
 pub use confine::{Terms, confine};
 pub use enter::{Jail, JailError, enter, placement};
 pub use identity::FIRST_UID;

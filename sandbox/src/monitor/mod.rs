@@ -24,6 +24,7 @@
 //! - [`etc`]: `/etc/hosts` and its like.
 //! - [`volumes`]: volumes and files that are the pod's own.
 //! - [`AddressTokens`]: what stands for the pod's addresses in its plan.
+//! - `blocks`: disks of containers.
 //! - `usage`, `eviction`: what the guest has written to disk, and the end of a pod that has written too much.
 //! - `shared`, `supervise`, `server`, `exec`, `attach`, `files`, `ports`, `network`: the monitor's parts.
 //!
@@ -35,6 +36,7 @@
 
 mod addresses;
 mod attach;
+mod blocks;
 pub mod client;
 pub mod detach;
 pub mod etc;
@@ -68,7 +70,9 @@ pub use client::{Attached, ClientError, ExecSession, PodClient};
 pub use etc::{ETC_FILES, EtcPlan};
 pub use host_process::HostProcess;
 pub use outlet::{Attachment, LogOutlet, Outlet};
-pub use plan::{ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan};
+pub use plan::{
+    BlockPlan, ContainerPlan, NetworkPlan, NetworkSource, PlanError, PodPlan, Restart, SharePlan,
+};
 pub use protocol::{ContainerUse, ExecRequest, FilesRequest, PodStats, RefusalKind, Way};
 pub use record::{ContainerPhase, ContainerRecord, ExitRecord, Phase, PodRecord, PortRecord};
 pub use store::{PodStore, PodView, Status, StoreError};
@@ -232,6 +236,7 @@ impl Monitor {
 
     fn start_vm(&self) -> Result<(), MonitorError> {
         let mut config = self.shared.plan.open()?;
+        let blocks = blocks::Blocks::open(&self.shared.plan)?;
         config.log = self.log;
         let data = volumes::share_directories(&self.shared.plan, &self.shared.dir, &mut config)?;
         let (data, watched) =
@@ -252,7 +257,9 @@ impl Monitor {
             other => Arc::new(other?),
         };
         volumes::make(&self.shared.plan, &pod, resolvers.flatten())?;
-        self.shared.fill_in(&addresses::known(&pod.addresses()))?;
+        let nodes = blocks.give(&pod)?;
+        let addresses = addresses::known(&pod.addresses());
+        self.shared.fill_in(&addresses, &nodes)?;
         self.shared.change(|state| {
             state.record.phase = Phase::Running;
             state.record.started = Some(crate::timestamp::Timestamp::now());

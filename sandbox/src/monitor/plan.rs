@@ -17,6 +17,7 @@ use super::etc::EtcPlan;
 use super::health::Health;
 use super::volumes::{DirectoryPlan, TerminationPlan};
 use crate::assets::GuestAssets;
+use crate::block::BlockError;
 use crate::config::{PodConfig, Share, ShareError, default_root};
 use crate::container::{ContainerRequest, SeccompFilter};
 use crate::forward::PortPlan;
@@ -29,6 +30,8 @@ use crate::volume::GuestVolume;
 
 /// Most containers of a pod.
 pub const MAX_CONTAINERS: usize = 64;
+/// Most disks of a pod.
+pub const MAX_BLOCKS: usize = 16;
 /// Longest name of a container, as the agent has it.
 const MAX_NAME: usize = 128;
 /// How long containers are given to end unless something else is said, as in docker and podman.
@@ -61,6 +64,12 @@ pub enum PlanError {
         /// What was named.
         share: String,
     },
+    /// There are too many disks.
+    #[error("--device: the pod has {0} block devices; at most {MAX_BLOCKS} are possible")]
+    TooManyBlocks(usize),
+    /// A disk could not be had.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// A host path could not be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -187,6 +196,18 @@ pub enum Restart {
     Always,
 }
 
+/// A block device or disk image of the host that a container finds as a block device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockPlan {
+    /// Where it is on the host.
+    pub source: PathBuf,
+    /// Absolute path of its node in the container.
+    pub path: String,
+    /// Whether the host refuses all changes.
+    pub read_only: bool,
+}
+
 /// A container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -199,6 +220,8 @@ pub struct ContainerPlan {
     pub spec: Value,
     /// Its root file system.
     pub rootfs: Rootfs,
+    /// Disks whose nodes it finds.
+    pub blocks: Vec<BlockPlan>,
     /// Rows and columns of its terminal, if it has one.
     pub terminal: Option<(u16, u16)>,
     /// Whether it has an input. Without a terminal at the other end nothing is ever read from it.
@@ -233,6 +256,7 @@ impl ContainerPlan {
             init: false,
             spec: config.spec(),
             rootfs: request.rootfs,
+            blocks: Vec::new(),
             terminal,
             stdin,
             stdin_once: false,
@@ -252,6 +276,18 @@ impl ContainerPlan {
         let args = args.into_iter().flatten();
         args.filter_map(|arg| arg.as_str().map(str::to_owned))
             .collect()
+    }
+
+    /// Adds entries to its configuration's `linux.devices`.
+    pub(super) fn add_devices(&mut self, nodes: &[Value]) {
+        if nodes.is_empty() {
+            return;
+        }
+        let devices = &mut self.spec["linux"]["devices"];
+        match devices.as_array_mut() {
+            Some(devices) => devices.extend_from_slice(nodes),
+            None => *devices = nodes.into(),
+        }
     }
 
     pub(super) fn request(&self) -> ContainerRequest {
@@ -335,6 +371,10 @@ impl PodPlan {
         if containers.len() > MAX_CONTAINERS {
             return Err(PlanError::TooMany(containers.len()));
         }
+        let blocks = self.block_count();
+        if blocks > MAX_BLOCKS {
+            return Err(PlanError::TooManyBlocks(blocks));
+        }
         for (index, container) in containers.iter().enumerate() {
             let name = &container.name;
             check_name(name)?;
@@ -354,7 +394,11 @@ impl PodPlan {
         Ok(())
     }
 
-    /// Opens what the plan names. What CNI plugins make is made by the monitor.
+    fn block_count(&self) -> usize {
+        self.containers.iter().map(|c| c.blocks.len()).sum()
+    }
+
+    /// Opens what the plan names but for disks. What CNI plugins make is made by the monitor.
     ///
     /// # Errors
     /// [`PlanError`] says what cannot be had.
@@ -383,6 +427,7 @@ impl PodPlan {
         }
         config.net_limit = self.net_limit;
         config.disk_limit = self.disk_limit;
+        config.block_slots = u8::try_from(self.block_count()).unwrap_or(u8::MAX);
         config.jail = self.jail;
         config.seccomp = self.seccomp;
         config.cgroup.clone_from(&self.cgroup);

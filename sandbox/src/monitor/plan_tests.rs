@@ -11,11 +11,20 @@ fn plan(names: &[&str]) -> PodPlan {
     plan
 }
 
+fn block(source: &str) -> BlockPlan {
+    BlockPlan {
+        source: source.into(),
+        path: "/dev/xvda".into(),
+        read_only: false,
+    }
+}
+
 #[test]
 fn a_plan_is_the_same_when_it_was_written_down() {
     let mut plan = plan(&["a", "b"]);
     plan.containers[1].restart = Restart::OnFailure;
     plan.containers[1].terminal = Some((24, 80));
+    plan.containers[1].blocks.push(block("/disk"));
     plan.network = Some(NetworkPlan {
         source: NetworkSource::Netns("/run/netns/x".into()),
         allow_metadata: true,
@@ -41,6 +50,11 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
     let mut nowhere = plan(&["a"]);
     nowhere.shares.clear();
     assert!(word(&nowhere).contains("rootfs"));
+    let mut disks = plan(&["a", "b"]);
+    disks.containers[0].blocks = vec![block("/disk"); MAX_BLOCKS];
+    disks.check().unwrap();
+    disks.containers[1].blocks = vec![block("/disk")];
+    assert!(word(&disks).contains("17 block devices"));
     let mut only_init = plan(&["a"]);
     only_init.containers[0].init = true;
     assert!(word(&only_init).contains("no container"));
@@ -55,4 +69,18 @@ fn what_is_named_must_be_there() {
         error.contains("--rootfs /no-such-dir: does not exist"),
         "{error}"
     );
+}
+
+#[test]
+fn disks_join_the_devices_that_a_container_has() {
+    let mut plan = plan(&["a"]);
+    let container = &mut plan.containers[0];
+    let node = |path: &str| serde_json::json!({ "path": path });
+    container.add_devices(&[]);
+    assert_eq!(container.spec["linux"].get("devices"), None);
+    for path in ["/dev/a", "/dev/b"] {
+        container.add_devices(&[node(path)]);
+    }
+    let both = serde_json::json!([node("/dev/a"), node("/dev/b")]);
+    assert_eq!(container.spec["linux"]["devices"], both);
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
+use serde_json::Value;
 
 use super::MonitorError;
 use super::outlet::Outlet;
@@ -20,7 +21,7 @@ pub(super) struct Shared {
     pub plan: PodPlan,
     pub dir: Arc<RunDir>,
     pub outlet: Arc<dyn Outlet>,
-    /// The plan's containers with the pod's addresses, once they are known.
+    /// The plan's containers with the pod's addresses and disks, once they are known.
     filled: OnceLock<Vec<ContainerPlan>>,
     /// Readable when the start is to be given up.
     cancel: OwnedFd,
@@ -111,14 +112,17 @@ impl Shared {
         self.containers().iter().find(|plan| !plan.init)
     }
 
-    /// Tells the containers what the pod's addresses are, before the first is started.
-    pub fn fill_in(&self, addresses: &[IpAddr]) -> Result<(), MonitorError> {
-        let Some(tokens) = &self.plan.address_tokens else {
-            return Ok(());
-        };
+    /// Tells the containers what the pod's addresses are, and the nodes of their disks, before the first is
+    /// started.
+    pub fn fill_in(&self, addresses: &[IpAddr], nodes: &[Vec<Value>]) -> Result<(), MonitorError> {
         let mut plan = self.plan.clone();
         for container in &mut plan.containers {
-            tokens.fill_in(container, addresses);
+            if let Some(tokens) = &self.plan.address_tokens {
+                tokens.fill_in(container, addresses);
+            }
+        }
+        for (container, nodes) in plan.containers.iter_mut().zip(nodes) {
+            container.add_devices(nodes);
         }
         if plan == self.plan {
             return Ok(());
@@ -235,7 +239,12 @@ mod tests {
         let dir = Arc::new(RunDir::create(&root, "web").unwrap());
         let record = PodRecord::new(&plan, false);
         let shared = Shared::new(plan, dir, record, Arc::new(Nowhere)).unwrap();
-        shared.fill_in(&[IpAddr::from([10, 0, 0, 5])]).unwrap();
+        let node = serde_json::json!({ "path": "/dev/xvda" });
+        let nodes = [vec![node.clone()]];
+        shared
+            .fill_in(&[IpAddr::from([10, 0, 0, 5])], &nodes)
+            .unwrap();
+        assert_eq!(shared.main().unwrap().spec["linux"]["devices"][0], node);
         let told = ["serve", "10.0.0.5"];
         assert_eq!(shared.main().unwrap().command(), told);
         let name = &config.id;

@@ -125,18 +125,19 @@ fn memory(bed: &Bed, handler: Handler) -> Result<()> {
     first_output(&first.1)?;
     let mut pods = vec![first.0];
     let (mut all, mut guest, mut charged) = (Vec::new(), Vec::new(), Vec::new());
+    let mut more = Vec::new();
     for _ in 0..FURTHER {
         let before = processes()?;
+        let held = sum_of(&before).pss_kib;
         let (pod, container) = start(bed, handler)?;
         first_output(&container)?;
         std::thread::sleep(REST);
-        let of_pod: Vec<_> = processes()?.difference(&before).copied().collect();
+        let after = processes()?;
+        let of_pod: BTreeSet<_> = after.difference(&before).copied().collect();
         ensure!(!of_pod.is_empty(), "a pod without a process");
-        let mut sum = Memory::default();
-        for process in of_pod {
-            sum = sum.and(Memory::of(process));
-        }
+        let sum = sum_of(&of_pod);
         all.push(mebibytes(sum.pss_kib));
+        more.push(mebibytes(sum_of(&after).pss_kib.saturating_sub(held)));
         guest.push(mebibytes(sum.guest_kib));
         let current = pod.cgroup().join("memory.current");
         let bytes: u64 = fs::read_to_string(&current)?.trim_end().parse()?;
@@ -147,6 +148,12 @@ fn memory(bed: &Bed, handler: Handler) -> Result<()> {
     if handler.own_kernel {
         print(handler, "  of that the guest's memory", guest, "MiB");
     }
+    print(
+        handler,
+        "  by which all processes together grew",
+        more,
+        "MiB",
+    );
     print(handler, "  charged to the pod's cgroup", charged, "MiB");
     pods.into_iter().try_for_each(Pod::remove)
 }
@@ -175,6 +182,11 @@ fn processes() -> Result<BTreeSet<u32>> {
     let names =
         fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter_map(|name| name.parse().ok()).collect())
+}
+
+fn sum_of(processes: &BTreeSet<u32>) -> Memory {
+    let each = processes.iter().map(|process| Memory::of(*process));
+    each.fold(Memory::default(), Memory::and)
 }
 
 /// Memory of processes, each page in the parts in which it is shared.

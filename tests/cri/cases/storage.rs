@@ -5,10 +5,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as cri;
 use podvmm_cri_tests::alone::run;
-use podvmm_cri_tests::client::CallError;
 use podvmm_cri_tests::handler::PODVMM;
 use podvmm_cri_tests::pod::{Node, base};
 use podvmm_cri_tests::spec::{self, ContainerSpec, PodSpec};
@@ -56,12 +55,8 @@ pub const CASES: &[Case] = &[
     ),
     Case::new(
         "block_device",
-        "`volumeDevices`: a block device of the node",
+        "`volumeDevices`: a block device of the node, of two containers, and to be read only",
         block_device,
-    )
-    .unlike(
-        PODVMM,
-        "refuses it: block devices are not passed on to guests yet",
     ),
 ];
 
@@ -282,33 +277,46 @@ fn block_device(node: Node<'_>) -> Result<()> {
     let image = base().join("disk");
     fs::write(&image, [b'a'; 1 << 20])?;
     let device = LoopDevice::new(&image)?;
+    let with = |name: &str, permissions: &str| {
+        let mut spec = ContainerSpec::idle().called(name);
+        spec.config.devices.push(cri::Device {
+            container_path: "/dev/disk".to_owned(),
+            host_path: device.0.clone(),
+            permissions: permissions.to_owned(),
+        });
+        spec
+    };
     let pod = node.run_pod(PodSpec::new("block-device"))?;
-    let mut spec = ContainerSpec::idle();
-    spec.config.devices.push(cri::Device {
-        container_path: "/dev/disk".to_owned(),
-        host_path: device.0.clone(),
-        permissions: "rw".to_owned(),
-    });
-    if node.handler == PODVMM {
-        let Err(error) = pod.start(spec) else {
-            bail!("StartContainer succeeded");
-        };
-        let error = error.downcast::<CallError>()?;
-        for word in ["/dev/disk", "block device"] {
-            ensure!(error.message.contains(word), "no {word:?} in {error}");
-        }
-        pod.remove()?;
-        drop(device);
-        return Ok(fs::remove_file(&image)?);
-    }
-    let container = pod.start(spec)?;
-    let seen = container.sh("test -b /dev/disk; head -c 4 /dev/disk")?;
+    let writer = pod.start(with("writer", "rw"))?;
+    let seen = writer.sh("test -b /dev/disk; head -c 4 /dev/disk")?;
     ensure!(seen == "aaaa", "{seen:?}");
-    container.sh("printf bbbb | dd of=/dev/disk bs=512 seek=1 conv=sync,fsync 2>/dev/null")?;
+    let other = pod.start(with("other", "rw"))?;
+    writer.sh("printf bbbb | dd of=/dev/disk bs=512 seek=1 conv=sync,fsync 2>/dev/null")?;
+    let second = "dd if=/dev/disk bs=512 skip=1 count=1 2>/dev/null | head -c 4";
+    let seen = other.sh(second)?;
+    ensure!(seen == "bbbb", "the other container: {seen:?}");
+    let reader = pod.start(with("reader", "r"))?;
+    let seen = reader.sh(second)?;
+    ensure!(seen == "bbbb", "who may only read: {seen:?}");
+    let output = reader.exec(&[
+        "/bin/sh",
+        "-c",
+        "printf c | dd of=/dev/disk bs=1 conv=fsync",
+    ])?;
+    ensure!(output.code != 0, "it was written by who may only read");
+    // Who is left still has it when another one has gone, and it can be given anew.
+    writer.remove()?;
+    reader.remove()?;
+    other.sh("printf dddd | dd of=/dev/disk bs=512 seek=2 conv=sync,fsync 2>/dev/null")?;
+    let again = pod.start(with("again", "r"))?;
+    let seen = again.sh("dd if=/dev/disk bs=512 skip=2 count=1 2>/dev/null | head -c 4")?;
+    ensure!(seen == "dddd", "who came later: {seen:?}");
     pod.remove()?;
     drop(device);
     let bytes = fs::read(&image)?;
-    ensure!(&bytes[512..516] == b"bbbb", "{:?}", &bytes[512..516]);
+    for (at, text) in [(0, b"aaaa"), (512, b"bbbb"), (1024, b"dddd")] {
+        ensure!(&bytes[at..at + 4] == text, "{:?}", &bytes[at..at + 4]);
+    }
     fs::remove_file(&image)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Bench, Run, Running};
+use crate::blocks::Loop;
+use crate::harness::{Bench, Run, Running, file};
 use crate::rootfs::TempDir;
 
 const IDLE: &str = "echo ready; exec sleep 1000";
@@ -276,6 +278,37 @@ impl Drop for AnotherUser {
 }
 
 #[test]
+fn case_13_a_disk_that_may_only_be_read_cannot_be_opened_anew_for_writing() {
+    let bench = Bench::new();
+    let dir = TempDir::new();
+    let images = ["image", "device"].map(|name| file(dir.path(), name, &[1; 4096]));
+    let device = Loop::on(&images[1]);
+    let options = [(&images[0], "a"), (&device.0, "b")]
+        .map(|(path, name)| format!("--device={}:/dev/{name}:r", path.display()));
+    let running = idle(&bench, options.iter().map(String::as_str));
+    let vmm = Process::vmm_of(&running);
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.ino(), file.rdev()));
+    let (image, _) = identity(&images[0]).expect("it is there");
+    let (_, number) = identity(&device.0).expect("it is there");
+    let mut found = BTreeSet::new();
+    for fd in vmm.names("fd") {
+        let path = vmm.path("fd").join(fd);
+        let kind = match identity(&path) {
+            Ok((ino, 0)) if ino == image => "image",
+            Ok((_, rdev)) if rdev == number => "device",
+            _ => continue,
+        };
+        found.insert(kind);
+        let opened = fs::OpenOptions::new().write(true).open(&path);
+        let refused = [ErrorKind::ReadOnlyFilesystem, ErrorKind::PermissionDenied];
+        let error = opened.expect_err(kind).kind();
+        assert!(refused.contains(&error), "{kind}: {error}");
+    }
+    assert_eq!(found, BTreeSet::from(["device", "image"]));
+    end(running);
+}
+
+#[test]
 fn as_another_user_a_vmm_has_no_rights_but_that_users() {
     let bench = Bench::new();
     let user = AnotherUser::new();
@@ -317,6 +350,30 @@ fn as_another_user_a_vmm_has_no_rights_but_that_users() {
     let owners = format!("/v/new {USER} {USER}\n/v/of-root 0 0\n");
     assert!(outcome.text().contains(&owners), "{outcome:?}");
     assert_eq!(fs::metadata(volume.join("new")).unwrap().uid(), USER);
+}
+
+#[test]
+fn another_user_gives_disks_of_its_own_images_and_of_no_others() {
+    let bench = Bench::new();
+    let user = AnotherUser::new();
+    let dir = TempDir::new();
+    let image = file(dir.path(), "image", &[b'x'; 4096]);
+    chown(&image, Some(USER), Some(USER)).unwrap();
+    let of_root = file(dir.path(), "of-root", &[b'x'; 4096]);
+    fs::set_permissions(&of_root, fs::Permissions::from_mode(0o600)).unwrap();
+    let device = |path: &Path, rest: &str| format!("--device={}:/dev/{rest}", path.display());
+    let script = "printf new | dd of=/dev/a conv=notrunc,fsync 2>/dev/null; head -c 4 /dev/b";
+    let options = [
+        device(&image, "a"),
+        device(&image, "b:r"),
+        "--jail=full".into(),
+    ];
+    let run = bench.sh_with(options, script);
+    user.runs(run).outcome().prints("newx");
+    assert_eq!(&fs::read(&image).unwrap()[..4], b"newx");
+    let run = bench.sh_with([device(&of_root, "a:r")], "true");
+    let words = ["--device", "of-root", "permission denied"];
+    user.runs(run).outcome().refused(&words);
 }
 
 #[test]

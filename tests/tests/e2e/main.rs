@@ -9,6 +9,7 @@
 //! - the rest: cases by subject
 
 mod bad_input;
+mod blocks;
 mod check;
 mod cni;
 mod command;

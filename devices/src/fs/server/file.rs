@@ -17,8 +17,8 @@ use crate::fs::spec::{
     CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, FsyncIn, LseekIn, LseekOut, OPEN_KILL_SUIDGID,
     OpenIn, OpenOut, ROOT, ReadIn, ReleaseIn, WRITE_KILL_SUIDGID, WriteIn, WriteOut, fopen,
 };
-use crate::fs::sys;
 use crate::queue::ChainWriter;
+use crate::transfer::{self, Write};
 
 /// Most bytes that one COPY_FILE_RANGE moves: a worker is not lent out for longer than that.
 const MAX_COPY: u64 = 64 << 20;
@@ -133,7 +133,7 @@ impl Server {
         let read = out
             .slices(len, &mut slices)
             .map_err(|_| Errno::INVAL)
-            .and_then(|()| sys::pread_into(file, &slices, &mut scratch.vecs, args.offset));
+            .and_then(|()| transfer::pread_into(file, &slices, &mut scratch.vecs, args.offset));
         scratch.put_slices(slices);
         read
     }
@@ -153,11 +153,14 @@ impl Server {
         if args.write_flags & WRITE_KILL_SUIDGID != 0 {
             self.drop_privileges(node.kind, file)?;
         }
-        let append = args.flags & OFlags::APPEND.bits() != 0;
+        let how = match args.flags & OFlags::APPEND.bits() {
+            0 => Write::Cached,
+            _ => Write::Append,
+        };
         let mut slices = scratch.take_slices();
-        let written = rq
-            .data(args.size as usize, &mut slices)
-            .and_then(|()| sys::pwrite_from(file, &slices, &mut scratch.vecs, args.offset, append));
+        let written = rq.data(args.size as usize, &mut slices).and_then(|()| {
+            transfer::pwrite_from(file, &slices, &mut scratch.vecs, args.offset, how)
+        });
         scratch.put_slices(slices);
         reply_size(written? as u64, out)
     }
@@ -225,7 +228,7 @@ impl Server {
             Some(&mut off_out),
             len as usize,
         )?;
-        self.count_copied(copied as u64);
+        self.limiter.take_more(copied as u64);
         reply_size(copied as u64, out)
     }
 

@@ -25,8 +25,7 @@ mod xattr;
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -38,7 +37,7 @@ use super::config::FsConfig;
 use super::export::ExportSet;
 use super::spec::{InHeader, Opcode, OutHeader, ROOT};
 use crate::queue::{ChainReader, ChainWriter};
-use crate::rate::Limiter;
+use crate::rate::SharedLimiter;
 
 /// A request that cannot even be refused: there is no room for the header of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +73,7 @@ pub struct Server {
     /// moved to an empty root can still do so.
     proc_fds: OwnedFd,
     /// Lives as long as the server: neither a pause nor a reset fills its buckets.
-    limiter: Option<Mutex<Limiter>>,
+    pub(super) limiter: SharedLimiter,
 }
 
 impl Server {
@@ -87,34 +86,9 @@ impl Server {
             last_saved: state::LastSaved::default(),
             exports: ExportSet::default(),
             gives_files_away: may_give_files_away(),
-            limiter: Some(Limiter::new(config.limit))
-                .filter(Limiter::is_limited)
-                .map(Mutex::new),
+            limiter: SharedLimiter::new(config.limit),
             config,
             proc_fds,
-        }
-    }
-
-    /// Until when no request may be served, if not now.
-    pub(super) fn blocked_until(&self, now: Instant) -> Option<Instant> {
-        let limiter = self.limiter.as_ref()?;
-        let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        limiter.blocked_until(now)
-    }
-
-    /// Books a request that was served.
-    pub(super) fn count(&self, bytes: usize) {
-        if let Some(limiter) = &self.limiter {
-            let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
-            limiter.take(bytes);
-        }
-    }
-
-    /// Books bytes that went from file to file.
-    fn count_copied(&self, bytes: u64) {
-        if let Some(limiter) = &self.limiter {
-            let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
-            limiter.take_more(bytes);
         }
     }
 

@@ -11,8 +11,8 @@ use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::fs::spec::{InHeader, NAME_MAX, PATH_MAX};
-use crate::fs::sys::IoVecs;
 use crate::queue::{ChainReader, ChainWriter};
+use crate::transfer::{IoVecs, recycle};
 
 /// Room for two names, or a name and a link target.
 pub(super) const NAMES_BYTES: usize = NAME_MAX + 1 + PATH_MAX;
@@ -122,12 +122,6 @@ impl Scratch {
     pub(super) fn put_slices(&mut self, slices: Vec<VolatileSlice<'_>>) {
         self.slices = recycle(slices);
     }
-}
-
-/// An empty vector with the allocation of `slices` and another lifetime: collecting in place keeps it.
-fn recycle<'b>(mut slices: Vec<VolatileSlice<'_>>) -> Vec<VolatileSlice<'b>> {
-    slices.clear();
-    slices.into_iter().map_while(|_| None).collect()
 }
 
 /// Writes a reply's body.

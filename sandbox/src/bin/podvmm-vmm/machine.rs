@@ -18,12 +18,15 @@ use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Jail, Placement};
 use podvmm_sandbox::rundir;
 use vmm::boot::KernelError;
+use vmm::interrupts::LINES;
 use vmm::{BuildError, MemorySize, ThreadHook, ThreadKind, VcpuCount, Vm, VmBuilder};
 
 use crate::requests::export;
 
 /// Every guest is alone on its socket, so all have the same address.
 const GUEST_CID: u32 = 3;
+/// Those that each machine has: vsock, file system, random numbers, balloon.
+const FIXED_DEVICES: usize = 4;
 /// More request queues than this have no work to do at once: the disk is behind them.
 const MAX_FS_QUEUES: u64 = 4;
 /// Nor are there more of them for CPUs that are not there yet.
@@ -141,9 +144,11 @@ pub fn build(
         .device(Box::new(Rng))
         .device(Box::new(Balloon))
         .on_thread_start(narrow(filters.clone()));
+    let slots = slots(launch);
     for net in nets {
         builder = builder.device(Box::new(net));
     }
+    builder = builder.slots(slots);
     if let Some(console) = console {
         builder = builder.console(console);
     }
@@ -153,6 +158,16 @@ pub fn build(
         requests,
         gaps: jail.gaps,
     })
+}
+
+/// How many disks may come: none where the network's interfaces have taken all interrupt lines.
+fn slots(launch: &Launch) -> u8 {
+    let devices = FIXED_DEVICES + launch.nets.len();
+    if devices < LINES.len() {
+        launch.block_slots
+    } else {
+        0
+    }
 }
 
 fn net(config: NetConfig, tap: OwnedFd) -> Result<Net, String> {
@@ -171,6 +186,7 @@ fn narrow(filters: Filters) -> ThreadHook {
             ThreadKind::Worker(DeviceKind::Balloon) => Thread::Balloon,
             ThreadKind::Worker(DeviceKind::Mem) => Thread::Mem,
             ThreadKind::Worker(DeviceKind::Net) => Thread::Net,
+            ThreadKind::Worker(DeviceKind::Blk) => Thread::Blk,
         };
         narrow_to(&filters, thread);
     })

@@ -105,6 +105,7 @@ fn run(
         vm: vm.handle(),
         exports,
         requests,
+        disk_limit: launch.disk_limit,
     };
     steer(steering, Arc::clone(socket), filters)?;
     let running = Report::Running { gaps };

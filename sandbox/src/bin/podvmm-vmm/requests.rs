@@ -1,9 +1,12 @@
 //! The thread that listens to the sandbox while the VM runs.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
+use devices::blk::{Blk, BlkConfig, BlkSettings};
 use devices::fs::{CachePolicy, Export, ExportHandle};
-use podvmm_sandbox::control::{self, Answer, LaunchShare, MachineSize, Request};
+use devices::rate::RateLimit;
+use podvmm_sandbox::control::{self, Answer, LaunchBlock, LaunchShare, MachineSize, Request};
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm::{MemorySize, VcpuCount, VmHandle};
 
@@ -11,31 +14,34 @@ use crate::machine::with_causes;
 
 /// What the thread steers.
 pub struct Steering {
-    /// Stops and resizes the machine.
+    /// Stops and resizes the machine, and gives it disks.
     pub vm: VmHandle,
     /// What the guest sees of the host.
     pub exports: ExportHandle,
     /// Where requests come from.
     pub requests: OwnedFd,
+    /// How fast the guest may use a disk.
+    pub disk_limit: RateLimit,
 }
 
 /// Carries out requests until the sandbox closes `lifeline`, wholly or for writing; then stops the
 /// machine.
 pub fn serve(lifeline: &OwnedFd, steering: Steering) {
-    let Steering {
-        vm,
-        exports,
-        requests,
-    } = steering;
-    let mut requests = Some(requests);
+    let mut requests = Some(steering.requests);
+    let (vm, exports) = (&steering.vm, &steering.exports);
     while is_open(lifeline, &mut requests) {
         let Some(socket) = &requests else { continue };
         match control::receive::<Request>(socket) {
             Ok(Some((request, fds))) => {
-                let answer = match carry_out(&vm, &exports, request, fds) {
-                    Ok(answer) => answer,
-                    Err(message) => Answer::Refused { message },
+                let carried_out = match request {
+                    Request::AddBlock(block) => add_block(vm, &block, steering.disk_limit, fds),
+                    Request::RemoveBlock { address } => remove_block(vm, address),
+                    Request::AddShare(share) => add_share(exports, &share, fds),
+                    Request::RemoveShare { name } => remove_share(exports, &name),
+                    Request::Resize { vcpus, memory } => resize(vm, vcpus, memory),
+                    Request::Size => Ok(size(vm)),
                 };
+                let answer = carried_out.unwrap_or_else(|message| Answer::Refused { message });
                 if control::send(socket, &answer, &[]).is_err() {
                     requests = None;
                 }
@@ -72,31 +78,62 @@ fn is_open(lifeline: &OwnedFd, requests: &mut Option<OwnedFd>) -> bool {
     }
 }
 
-fn carry_out(
-    vm: &VmHandle,
+fn add_share(
     exports: &ExportHandle,
-    request: Request,
+    share: &LaunchShare,
     fds: Vec<OwnedFd>,
 ) -> Result<Answer, String> {
-    match request {
-        Request::AddShare(share) => {
-            let fd = fds.into_iter().next();
-            let fd = fd.ok_or_else(|| format!("no descriptor for {}", share.name))?;
-            let export = export(&share, fd)?;
-            exports.add(export).map_err(|error| with_causes(&error))?;
-            Ok(Answer::Done)
-        }
-        Request::RemoveShare { name } if exports.remove(&name) => Ok(Answer::Done),
-        Request::RemoveShare { name } => Err(format!("there is no share {name}")),
-        Request::Resize { vcpus, memory } => {
-            let vcpus = VcpuCount::new(vcpus).map_err(|error| error.to_string())?;
-            let memory = MemorySize::from_bytes(memory).map_err(|error| error.to_string())?;
-            let resized = vm.resize(vcpus, memory);
-            resized.map_err(|error| with_causes(&error))?;
-            Ok(size(vm))
-        }
-        Request::Size => Ok(size(vm)),
+    let export = export(share, only(fds, &share.name)?)?;
+    let added = exports.add(export);
+    added.map_err(|error| with_causes(&error))?;
+    Ok(Answer::Done)
+}
+
+fn remove_share(exports: &ExportHandle, name: &str) -> Result<Answer, String> {
+    if exports.remove(name) {
+        Ok(Answer::Done)
+    } else {
+        Err(format!("there is no share {name}"))
     }
+}
+
+/// Puts a disk into a slot of the machine.
+fn add_block(
+    vm: &VmHandle,
+    block: &LaunchBlock,
+    limit: RateLimit,
+    fds: Vec<OwnedFd>,
+) -> Result<Answer, String> {
+    let file = File::from(only(fds, &block.id)?);
+    let config = BlkConfig::try_from(BlkSettings {
+        geometry: block.geometry,
+        read_only: block.read_only,
+        id: block.id.clone(),
+        limit,
+    });
+    let config = config.map_err(|error| with_causes(&error))?;
+    let plugged = vm.plug(Box::new(Blk::new(config, file)));
+    let address = plugged.map_err(|error| with_causes(&error))?;
+    Ok(Answer::Plugged { address })
+}
+
+fn remove_block(vm: &VmHandle, address: u64) -> Result<Answer, String> {
+    vm.unplug(address).map_err(|error| with_causes(&error))?;
+    Ok(Answer::Done)
+}
+
+/// The descriptor that a request for `what` comes with.
+fn only(fds: Vec<OwnedFd>, what: &str) -> Result<OwnedFd, String> {
+    let fd = fds.into_iter().next();
+    fd.ok_or_else(|| format!("no descriptor for {what}"))
+}
+
+fn resize(vm: &VmHandle, vcpus: u64, memory: u64) -> Result<Answer, String> {
+    let vcpus = VcpuCount::new(vcpus).map_err(|error| error.to_string())?;
+    let memory = MemorySize::from_bytes(memory).map_err(|error| error.to_string())?;
+    let resized = vm.resize(vcpus, memory);
+    resized.map_err(|error| with_causes(&error))?;
+    Ok(size(vm))
 }
 
 fn size(vm: &VmHandle) -> Answer {

@@ -149,9 +149,9 @@ const MACHINE: &[u32] = &[
 /// The thread that hears from the sandbox.
 const CONTROL: &[Call] = calls![
     SYS_ppoll, "waits for orders and for the end of the sandbox";
-    SYS_recvmsg, "orders of the sandbox, and the shares that come with them; that it has gone";
-    SYS_sendmsg, "answers", unseen "only pods of containerd get shares while they run";
-    SYS_fstat, "what kind of file a share is", unseen "as above";
+    SYS_recvmsg, "orders of the sandbox, and the shares and disks that come with them; that it has gone";
+    SYS_sendmsg, "answers";
+    SYS_fstat, "what kind of file a share is", unseen "only pods of containerd get shares while they run";
 ];
 
 /// A virtual CPU. Devices are started and stopped by the first thread.
@@ -190,6 +190,14 @@ const NET: &[Call] = calls![
     SYS_epoll_wait, "waits for doorbells and frames";
     SYS_epoll_ctl, "watches the tap for what it waits for";
     SYS_readv, "a frame into guest memory";
+];
+
+const BLK: &[Call] = calls![
+    SYS_read, "its doorbell";
+    SYS_preadv, "IN, into guest memory";
+    SYS_pwritev2, "OUT, from guest memory";
+    SYS_fdatasync, "FLUSH";
+    SYS_fallocate, "DISCARD, WRITE_ZEROES";
 ];
 
 const FS: &[Call] = calls![
@@ -233,7 +241,7 @@ pub(super) fn of(thread: Thread) -> Vec<&'static [Call]> {
         Thread::Main => [COMMON, START_THREADS, MAIN]
             .into_iter()
             // A thread inherits the filter of the one that starts it, which is this one.
-            .chain([CONTROL, VCPU, VSOCK, RNG, BALLOON, MEM, NET, FS])
+            .chain([CONTROL, VCPU, VSOCK, RNG, BALLOON, MEM, NET, BLK, FS])
             .collect(),
         Thread::Control => vec![COMMON, CONTROL],
         Thread::Vcpu => vec![COMMON, VCPU],
@@ -242,6 +250,7 @@ pub(super) fn of(thread: Thread) -> Vec<&'static [Call]> {
         Thread::Balloon => vec![COMMON, BALLOON],
         Thread::Mem => vec![COMMON, MEM],
         Thread::Net => vec![COMMON, NET],
+        Thread::Blk => vec![COMMON, BLK],
         Thread::Fs => vec![COMMON, FS],
     }
 }

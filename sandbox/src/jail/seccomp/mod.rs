@@ -89,13 +89,15 @@ pub enum Thread {
     Mem,
     /// Serves the network.
     Net,
+    /// Serves a disk.
+    Blk,
     /// Serves files.
     Fs,
 }
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Main,
         Self::Control,
         Self::Vcpu,
@@ -104,6 +106,7 @@ impl Thread {
         Self::Balloon,
         Self::Mem,
         Self::Net,
+        Self::Blk,
         Self::Fs,
     ];
 }
