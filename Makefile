@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 
 export PODVMM_GUEST_DIR ?= $(CURDIR)/build/guest
 
-.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready run test test-all cri lint audit bench bench-cri fuzz guards syscalls coverage miri lab clean
+.PHONY: help setup kernel agent guest build dist install uninstall lab-ready cri-ready cluster-ready run test test-all cri cluster lint audit bench bench-cri fuzz guards syscalls coverage miri lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,17 +53,23 @@ lab-ready: build
 cri-ready: setup
 	@tests/tools/setup cri
 
+cluster-ready: cri-ready
+	@tests/tools/setup cluster
+
 run: guest build lab-ready ## run a command in a pod of its own, and show that the kernels differ
 	@tests/tools/demo
 
 test: guest build lab-ready cri-ready ## run all checks and tests; ends in a summary
 	@tests/tools/check all
 
-test-all: guest build lab-ready cri-ready ## the same with all CRI tests, and later containerds; an hour more in the lab
-	@tests/tools/check lint audit unit e2e cri newer
+test-all: guest build lab-ready cluster-ready ## the same with all CRI tests, later containerds and a cluster; an hour more in the lab
+	@tests/tools/check lint audit unit e2e cri newer cluster
 
 cri: guest build lab-ready cri-ready ## run the CRI tests: containerd, runc and podvmm
 	@tests/tools/check cri
+
+cluster: dist lab-ready cluster-ready ## podvmm in a Kubernetes cluster: installed by the DaemonSet, pods, away again
+	@tests/tools/check cluster
 
 lint: setup ## formatting, clippy and documentation
 	@tests/tools/check lint
