@@ -195,7 +195,7 @@ fuzz_target!(|input: Input| {
     }
     let initrd: Option<Vec<u8>> = input.initrd.map(|units| vec![0xa5; usize::from(units) << 8]);
     let size = MemorySize::from_bytes(MEMORY).unwrap();
-    let guest = GuestMemory::new(size).unwrap();
+    let guest = GuestMemory::new(size, None).unwrap();
     let memory = guest.share();
     // Stands for whatever lies below the kernel already.
     let low = [0x5a; 4096];
