@@ -43,9 +43,8 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Leaves it and removes it, once nobody else is in it any more; `false` if that takes longer than
-    /// `patience`.
-    pub fn leave(&self, patience: Duration) -> bool {
+    /// Moves this process out of it.
+    pub fn step_out(&self) {
         if let Ok(all) = hierarchies(Path::new(MOUNT)) {
             for hierarchy in all {
                 let _ = fs::write(
@@ -54,6 +53,12 @@ impl Cgroup {
                 );
             }
         }
+    }
+
+    /// Leaves it and removes it, once nobody else is in it any more; `false` if that takes longer than
+    /// `patience`.
+    pub fn leave(&self, patience: Duration) -> bool {
+        self.step_out();
         remove_all(&self.dirs, patience)
     }
 }

@@ -365,6 +365,11 @@ impl Pod {
         if let Some(vm) = self.vm().cloned() {
             let _ = blocking(move || vm.halt()).await;
         }
+        // When the sandbox has ended the kubelet kills whoever is in the pod's cgroup. That may be the VMM
+        // process, but not the shim: it has to take back what the pod has of the host.
+        if let Some(cgroup) = self.cgroup.get() {
+            cgroup.step_out();
+        }
         self.all_ended().await;
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use k8s_cri::v1 as cri;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::alone::{BASE, directory};
 use crate::bed::{Assets, Bed};
@@ -244,7 +245,7 @@ impl Pod {
     }
 
     /// The end of a pod as kubelet has it: StopContainer for each container that runs, StopPodSandbox,
-    /// RemoveContainer for each, RemovePodSandbox; then directories and cgroup.
+    /// a signal for whoever is in its cgroup still, RemoveContainer for each, RemovePodSandbox; then directories and cgroup.
     ///
     /// # Errors
     ///
@@ -290,6 +291,7 @@ impl Pod {
             }
         }
         self.stop()?;
+        kill_all(&self.cgroup());
         for container in containers {
             self.cri.remove_container(cri::RemoveContainerRequest {
                 container_id: container.id,
@@ -546,4 +548,18 @@ impl Container {
 #[must_use]
 pub fn base() -> &'static Path {
     Path::new(BASE)
+}
+
+/// Kills what is in a cgroup and those below, which kubelet does before it removes a pod's. Who has ended
+/// meanwhile needs no signal.
+fn kill_all(cgroup: &Path) {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let processes = processes.lines().filter_map(|pid| pid.parse().ok());
+    for process in processes.filter_map(Pid::from_raw) {
+        let _ = kill_process(process, Signal::KILL);
+    }
+    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        kill_all(&entry.path());
+    }
 }
