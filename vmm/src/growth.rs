@@ -15,9 +15,10 @@ use std::sync::{Arc, OnceLock};
 
 use devices::mem::{BLOCK, Mem, MemHandle, MemRegion};
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 use thiserror::Error;
 
+use crate::boot::Cpus;
 use crate::builder::{MemorySize, VcpuCount};
 use crate::bus::Bus;
 use crate::events::{EventSender, ThreadHook};
@@ -179,8 +180,7 @@ fn announce(vcpu: &VcpuFd) -> Result<(), BuildError> {
 pub(crate) struct Growth {
     /// Dropped after the vCPUs and before memory: KVM must not see unmapped memory.
     vm: Arc<VmFd>,
-    kvm: Kvm,
-    max_vcpus: VcpuCount,
+    cpus: Cpus,
     /// Made, and not started yet; the next one last.
     waiting: Vec<VcpuFd>,
     running: Vec<VcpuThread>,
@@ -198,9 +198,8 @@ struct Surroundings {
 
 impl Growth {
     pub fn new(
-        (kvm, vm): (Kvm, Arc<VmFd>),
+        (cpus, vm): (Cpus, Arc<VmFd>),
         mut vcpus: Vec<VcpuFd>,
-        max_vcpus: VcpuCount,
         first_memory: MemorySize,
         memory: Option<GrowableMemory>,
     ) -> Self {
@@ -208,13 +207,12 @@ impl Growth {
         Self {
             gauge: Gauge {
                 vcpus: Arc::new(AtomicU8::new(vcpus.len() as u8)),
-                max_vcpus: max_vcpus.get(),
+                max_vcpus: cpus.count().get(),
                 first_memory: first_memory.bytes(),
                 growable: memory.as_ref().map(|memory| memory.handle.clone()),
             },
             vm,
-            kvm,
-            max_vcpus,
+            cpus,
             waiting: vcpus,
             running: Vec::new(),
             memory,
@@ -266,7 +264,7 @@ impl Growth {
     /// Grants the guest so much, and takes what it has beyond that when it gives it.
     pub fn resize(&mut self, vcpus: VcpuCount, memory: MemorySize) -> Result<(), ResizeError> {
         let size = self.gauge.read();
-        let (wanted, max) = (vcpus.get(), self.max_vcpus.get());
+        let (wanted, max) = (vcpus.get(), self.cpus.count().get());
         if wanted > max {
             return Err(ResizeError::Vcpus { wanted, max });
         }
@@ -276,7 +274,7 @@ impl Growth {
         }
         while self.running.len() < usize::from(vcpus.get()) {
             let index = self.running.len() as u8;
-            let vcpu = make_vcpu(&self.kvm, &self.vm, index, self.max_vcpus)
+            let vcpu = make_vcpu(&self.cpus, &self.vm, index)
                 .and_then(|vcpu| announce(&vcpu).map(|()| vcpu));
             self.waiting.push(vcpu.map_err(ResizeError::MakeVcpu)?);
             self.start_one().map_err(ResizeError::StartVcpu)?;

@@ -15,7 +15,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 
 use crate::boot;
-use crate::boot::layout;
+use crate::boot::{Cpus, layout};
 use crate::builder::{ConfigError, MemorySize, VcpuCount, VmBuilder};
 use crate::bus::{Bus, Request};
 use crate::events::{
@@ -239,7 +239,10 @@ impl Vm {
 
         boot::write_params(&guest, parts.memory, &loaded, &cmdline)?;
         boot::write_mptable(&guest, parts.most_vcpus(), lines).map_err(BuildError::MpTable)?;
-        let vcpus = make_vcpus(&kvm, &vm, &parts)?;
+        let cpus = Cpus::new(&kvm, parts.most_vcpus())?;
+        // Who takes this process over finds no way to another machine.
+        drop(kvm);
+        let vcpus = make_vcpus(&cpus, &vm, parts.vcpus)?;
         if let Some(first) = vcpus.first() {
             boot::set_boot_registers(first, &guest, loaded.entry)?;
         }
@@ -251,9 +254,8 @@ impl Vm {
             IoApic::new(pins),
             set_routes,
         ));
-        let most = parts.most_vcpus();
         Ok(Self {
-            growth: Growth::new((kvm, vm), vcpus, most, parts.memory, growable),
+            growth: Growth::new((cpus, vm), vcpus, parts.memory, growable),
             bus,
             tail,
             events: events(),
@@ -367,24 +369,18 @@ fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn make_vcpus(kvm: &Kvm, vm: &VmFd, parts: &VmBuilder) -> Result<Vec<VcpuFd>, BuildError> {
-    (0..parts.vcpus.get())
-        .map(|index| make_vcpu(kvm, vm, index, parts.most_vcpus()))
+fn make_vcpus(cpus: &Cpus, vm: &VmFd, count: VcpuCount) -> Result<Vec<VcpuFd>, BuildError> {
+    (0..count.get())
+        .map(|index| make_vcpu(cpus, vm, index))
         .collect()
 }
 
-/// vCPU `index` of `count`. All but the first wait for the guest to start them.
-pub(crate) fn make_vcpu(
-    kvm: &Kvm,
-    vm: &VmFd,
-    index: u8,
-    count: VcpuCount,
-) -> Result<VcpuFd, BuildError> {
+/// vCPU `index`. All but the first wait for the guest to start them.
+pub(crate) fn make_vcpu(cpus: &Cpus, vm: &VmFd, index: u8) -> Result<VcpuFd, BuildError> {
     let vcpu = vm
         .create_vcpu(u64::from(index))
         .map_err(kvm_error("KVM_CREATE_VCPU"))?;
-    let cpuid = boot::cpuid_for_vcpu(kvm, index, count)?;
-    vcpu.set_cpuid2(&cpuid)
+    vcpu.set_cpuid2(&cpus.cpuid(index))
         .map_err(kvm_error("KVM_SET_CPUID2"))?;
     boot::set_boot_msrs(&vcpu)?;
     Ok(vcpu)

@@ -12,7 +12,7 @@ mod mptable;
 mod params;
 mod registers;
 
-pub use cpuid::{CpuidError, for_vcpu as cpuid_for_vcpu};
+pub use cpuid::{CpuidError, Cpus};
 pub use elf::ElfError;
 pub use kernel::{KernelError, Loaded, load as load_kernel, load_while as load_kernel_while};
 pub use mptable::write as write_mptable;
