@@ -25,13 +25,19 @@ pub const IN_THE_END: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Cgroup {
     dirs: Vec<PathBuf>,
+    /// Where this process came from, with cgroup v2: containerd's.
+    origin: Option<PathBuf>,
 }
 
 impl Cgroup {
     /// Moves this process into the cgroup that `linux.cgroupsPath` names.
     pub fn enter(cgroups_path: &str) -> anyhow::Result<Self> {
         let path = relative(cgroups_path)?;
-        let mut cgroup = Self { dirs: Vec::new() };
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut cgroup = Self {
+            dirs: Vec::new(),
+            origin: unified(&own).map(|path| Path::new(MOUNT).join(path)),
+        };
         for hierarchy in hierarchies(Path::new(MOUNT)).context("/sys/fs/cgroup")? {
             let dir = hierarchy.join(&path);
             make(&hierarchy, &path).with_context(|| format!("cgroup {}", dir.display()))?;
@@ -43,14 +49,16 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Moves this process out of it.
+    /// Moves this process out of it: to the root, or, where that is a cgroup namespace's and takes no
+    /// process, back to where it came from.
     pub fn step_out(&self) {
-        if let Ok(all) = hierarchies(Path::new(MOUNT)) {
-            for hierarchy in all {
-                let _ = fs::write(
-                    hierarchy.join("cgroup.procs"),
-                    std::process::id().to_string(),
-                );
+        let this = std::process::id().to_string();
+        for hierarchy in hierarchies(Path::new(MOUNT)).unwrap_or_default() {
+            let moved = fs::write(hierarchy.join("cgroup.procs"), &this);
+            if let (Err(error), Some(origin)) = (moved, &self.origin)
+                && let Err(second) = fs::write(origin.join("cgroup.procs"), &this)
+            {
+                log::warn!("the shim stays in the pod's cgroup: {error}; {second}");
             }
         }
     }
@@ -61,6 +69,11 @@ impl Cgroup {
         self.step_out();
         remove_all(&self.dirs, patience)
     }
+}
+
+/// The path of cgroup v2 in a `/proc/PID/cgroup`, without the slash in front.
+fn unified(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::/"))
 }
 
 /// Removes the cgroup that `linux.cgroupsPath` names, once nobody is in it any more; `false` if that
@@ -162,6 +175,16 @@ fn inherit_cpuset(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_a_process_is_comes_from_its_line_of_version_2() {
+        assert_eq!(
+            unified("0::/system.slice/c.service\n"),
+            Some("system.slice/c.service")
+        );
+        assert_eq!(unified("3:cpu:/a\n0::/\n"), Some(""));
+        assert_eq!(unified("3:cpu:/a\n"), None);
+    }
 
     #[test]
     fn both_ways_of_naming_a_cgroup() {
