@@ -98,8 +98,9 @@ impl Config {
 
     /// The node's CPUs, as far as they cost nothing, and its memory.
     fn default_max() -> Size {
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
-        let cpus = cpus.min(MAX_VCPUS.into()) as u64;
+        // Not available_parallelism: that goes by the quota of the pod's cgroup, which is a limit to grow to.
+        let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |cpus| cpus.count());
+        let cpus = u64::from(cpus.min(MAX_VCPUS.into()));
         let memory = host_memory()
             .unwrap_or(0)
             .clamp(MemorySize::MIN, MemorySize::MAX);
