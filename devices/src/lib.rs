@@ -29,6 +29,7 @@
 pub mod balloon;
 pub mod blk;
 pub mod device;
+mod discard;
 pub mod fs;
 pub mod mem;
 pub mod net;
@@ -39,6 +40,7 @@ pub mod serial;
 mod transfer;
 pub mod transport;
 pub mod vsock;
+mod worker;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -109,8 +109,7 @@ impl SharedLimiter {
         stop: &AtomicBool,
         before: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        let now = Instant::now();
-        if let Some(Some(until)) = self.with(|limiter| limiter.blocked_until(now)) {
+        if let Some(Some(until)) = self.with(|limiter| limiter.blocked_until(Instant::now())) {
             before()?;
             sleep(until, stop);
         }
@@ -136,7 +135,7 @@ impl SharedLimiter {
 }
 
 /// Sleeps until then, or until the thread is unparked to end.
-fn sleep(until: Instant, stop: &AtomicBool) {
+pub(crate) fn sleep(until: Instant, stop: &AtomicBool) {
     while !stop.load(Ordering::SeqCst)
         && let Some(left) = until.checked_duration_since(Instant::now())
         && !left.is_zero()

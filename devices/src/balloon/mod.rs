@@ -18,7 +18,6 @@
 //! own data and nothing else. Only whole pages within a range are given back. [`MAX_RANGES`] bounds how
 //! many ranges a second are served.
 
-mod discard;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -31,8 +30,7 @@ use crate::device::{
     ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, VirtioDevice,
 };
 use crate::queue::{ActiveQueue, QueueSize};
-pub(crate) use discard::discard;
-use worker::Worker;
+use crate::worker::Worker;
 
 /// Ranges of memory that are taken back in a second, on average: twice what Linux reports when 1 TiB is
 /// free, a sixteenth of it every two seconds in ranges of 4 MiB.
@@ -115,7 +113,7 @@ impl Active {
         if with.features & PAGE_REPORTING != 0 {
             let queue = with.queues.get_mut(REPORTING).and_then(Option::take);
             let queue = queue.ok_or(BalloonError::NoQueue)?;
-            let started = Worker::start(queue, &with.threads);
+            let started = worker::start(queue, &with.threads);
             worker = Some(started.map_err(BalloonError::Worker)?);
         }
         Ok(Self {

@@ -9,13 +9,14 @@ use thiserror::Error;
 use super::config::BlkConfig;
 use super::disk::Disk;
 use super::spec::feature;
-use super::worker::Worker;
+use super::worker;
 use crate::device::{
     ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, VirtioDevice,
 };
 use crate::queue::{ActiveQueue, QueueSize};
 use crate::rate::SharedLimiter;
 use crate::transfer::Write;
+use crate::worker::Worker;
 
 /// A request of as many segments as it may have, header and status fit.
 const QUEUE_SIZES: [QueueSize; 1] = match QueueSize::new(256) {
@@ -67,7 +68,7 @@ impl Blk {
         } else {
             Write::Durable
         };
-        Worker::start(queue, Arc::clone(&self.disk), writes, &with.threads)
+        worker::start(queue, Arc::clone(&self.disk), writes, &with.threads)
             .map_err(StartError::Worker)
     }
 }

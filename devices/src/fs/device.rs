@@ -13,9 +13,10 @@ use super::config::FsConfig;
 use super::export::{Export, ExportHandle, InvalidExport};
 use super::server::Server;
 use super::state::{FsStateV1, InvalidFsState};
-use super::worker::Worker;
+use super::worker;
 use crate::device::{ActivateError, Activation, ActiveDevice, DeviceKind, Stopped, VirtioDevice};
 use crate::queue::{ActiveQueue, QueueSize};
+use crate::worker::Worker;
 
 /// FORGETs in flight.
 const HIPRIO_SIZE: QueueSize = match QueueSize::new(128) {
@@ -122,7 +123,7 @@ impl Fs {
         let mut workers = Vec::with_capacity(queues.len());
         for queue in queues {
             let index = queue.index();
-            match Worker::start(queue, Arc::clone(&self.server), &with.threads) {
+            match worker::start(queue, Arc::clone(&self.server), &with.threads) {
                 Ok(worker) => workers.push(worker),
                 Err(source) => {
                     for worker in workers {

@@ -6,9 +6,10 @@ use super::config::MemRegion;
 use super::handle::MemHandle;
 use super::spec::F_UNPLUGGED_INACCESSIBLE;
 use super::state::{self, InvalidMemState};
-use super::worker::Worker;
+use super::worker;
 use crate::device::{ActivateError, Activation, ActiveDevice, DeviceKind, Stopped, VirtioDevice};
 use crate::queue::{ActiveQueue, QueueSize};
+use crate::worker::Worker;
 
 /// Linux has one request under way at a time.
 const QUEUE_SIZES: [QueueSize; 1] = match QueueSize::new(16) {
@@ -63,7 +64,7 @@ impl Mem {
         if let Some(saved) = &with.state {
             state::restore(&mut guarded.region, saved)?;
         }
-        let worker = Worker::start(queue, self.handle.clone(), &with.threads);
+        let worker = worker::start(queue, self.handle.clone(), &with.threads);
         let worker = worker.map_err(MemError::Worker)?;
         // What the host has wanted while there was no driver.
         guarded.interrupt = Some(with.interrupt.clone());

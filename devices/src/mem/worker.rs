@@ -1,27 +1,20 @@
-//! The thread that serves the request queue.
+//! What the thread behind the request queue does.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use thiserror::Error;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
-use vmm_sys_util::eventfd::EventFd;
+use vm_memory::GuestAddress;
 
 use super::handle::MemHandle;
 use super::region::Outcome;
 use super::spec::{Request, Response};
 use crate::Memory;
-use crate::balloon::discard;
 use crate::device::{DeviceKind, Threads};
+use crate::discard::Discarder;
 use crate::queue::{ActiveQueue, Chain, QueueFault, ShortChain};
-
-pub(super) struct Worker {
-    thread: JoinHandle<ActiveQueue>,
-    stop: Arc<AtomicBool>,
-    kick: EventFd,
-}
+use crate::worker::Worker;
 
 /// What stops the device until its driver resets it.
 #[derive(Debug, Error)]
@@ -32,42 +25,24 @@ enum MemFault {
     Length(#[from] ShortChain),
 }
 
-impl Worker {
-    pub fn start(queue: ActiveQueue, handle: MemHandle, threads: &Threads) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let kick = queue.kick().try_clone()?;
-        let seen = Arc::clone(&stop);
-        let work = move || serve(queue, &handle, &seen);
-        let thread = threads.start(DeviceKind::Mem, "virtio-mem", work)?;
-        Ok(Self { thread, stop, kick })
-    }
-
-    /// Waits for the thread's end and gives the queue back.
-    pub fn stop(self) -> Option<ActiveQueue> {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = self.kick.write(1);
-        self.thread.join().ok()
-    }
-}
-
-fn serve(mut queue: ActiveQueue, handle: &MemHandle, stop: &AtomicBool) -> ActiveQueue {
-    let mut chain = Chain::new();
-    while !stop.load(Ordering::SeqCst) {
-        if let Err(fault) = serve_available(&mut queue, &mut chain, handle, stop) {
-            queue.fail(&fault);
-            break;
+pub(super) fn start(
+    queue: ActiveQueue,
+    handle: MemHandle,
+    threads: &Threads,
+) -> io::Result<Worker> {
+    Worker::start(queue, threads, (DeviceKind::Mem, "virtio-mem"), move || {
+        let (mut chain, mut discarder) = (Chain::new(), Discarder::default());
+        move |queue: &mut ActiveQueue, stop: &AtomicBool| {
+            serve_available(queue, &mut chain, &handle, &mut discarder, stop)
         }
-        if queue.kick().read().is_err() {
-            break;
-        }
-    }
-    queue
+    })
 }
 
 fn serve_available(
     queue: &mut ActiveQueue,
     chain: &mut Chain,
     handle: &MemHandle,
+    discarder: &mut Discarder,
     stop: &AtomicBool,
 ) -> Result<(), MemFault> {
     loop {
@@ -82,7 +57,7 @@ fn serve_available(
                     available: writer.available(),
                 }));
             }
-            let outcome = carry_out(&request, handle, &memory);
+            let outcome = carry_out(&request, handle, &memory, discarder);
             let response = Response {
                 kind: outcome.response.into(),
                 padding: Default::default(),
@@ -98,7 +73,12 @@ fn serve_available(
     }
 }
 
-fn carry_out(request: &Request, handle: &MemHandle, memory: &Memory) -> Outcome {
+fn carry_out(
+    request: &Request,
+    handle: &MemHandle,
+    memory: &Memory,
+    discarder: &mut Discarder,
+) -> Outcome {
     let mut guarded = handle.lock();
     let outcome = guarded.region.serve(request);
     // The driver compares `plugged_size` with its own count when it has the answer.
@@ -109,21 +89,12 @@ fn carry_out(request: &Request, handle: &MemHandle, memory: &Memory) -> Outcome 
         guarded.on_surplus.clone()
     };
     drop(guarded);
+    // The host has the memory again before the driver has the answer.
     for (start, len) in &outcome.given_back {
-        give_back(memory, *start, *len);
+        discarder.discard(memory, GuestAddress(*start), *len as usize);
     }
     if let Some(hook) = surplus {
         hook();
     }
     outcome
-}
-
-/// The host has the memory again before the driver has the answer.
-fn give_back(memory: &Memory, start: u64, len: u64) {
-    let pieces = memory.get_slices(GuestAddress(start), len as usize);
-    for piece in pieces.flatten() {
-        if let Err(error) = discard(&piece) {
-            log::warn!("memory that the guest has unplugged stays with the pod: {error}");
-        }
-    }
 }

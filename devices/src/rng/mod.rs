@@ -6,17 +6,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{
     ActivateError, Activation, ActiveDevice, DeviceKind, DeviceState, Stopped, Threads,
     VirtioDevice,
 };
 use crate::queue::{ActiveQueue, Chain, QueueFault, QueueSize};
+use crate::worker::Worker;
 
 /// Most bytes that one request is given.
 pub const MAX_REQUEST: usize = 4096;
@@ -62,9 +61,9 @@ impl VirtioDevice for Rng {
         let queue = with.queues.first_mut().and_then(Option::take);
         let started = queue
             .ok_or(RngError::NoQueue)
-            .and_then(|queue| Worker::start(queue, &with.threads));
+            .and_then(|queue| start(queue, &with.threads));
         match started {
-            Ok(worker) => Ok(Box::new(worker)),
+            Ok(active) => Ok(Box::new(active)),
             Err(error) => Err(ActivateError {
                 kind: DeviceKind::Rng,
                 device: self,
@@ -74,36 +73,25 @@ impl VirtioDevice for Rng {
     }
 }
 
-struct Worker {
-    thread: Option<JoinHandle<ActiveQueue>>,
-    stop: Arc<AtomicBool>,
-    kick: EventFd,
+/// The device while its worker owns the queue.
+struct Active(Worker);
+
+fn start(queue: ActiveQueue, threads: &Threads) -> Result<Active, RngError> {
+    let who = (DeviceKind::Rng, "virtio-rng");
+    let started = Worker::start(queue, threads, who, || {
+        let (mut chain, mut bytes) = (Chain::new(), [0u8; MAX_REQUEST]);
+        move |queue: &mut ActiveQueue, _: &AtomicBool| {
+            serve_available(queue, &mut chain, &mut bytes)
+        }
+    });
+    started.map(Active).map_err(RngError::Worker)
 }
 
-impl Worker {
-    fn start(queue: ActiveQueue, threads: &Threads) -> Result<Self, RngError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let kick = queue.kick().try_clone().map_err(RngError::Worker)?;
-        let seen = Arc::clone(&stop);
-        let thread = threads
-            .start(DeviceKind::Rng, "virtio-rng", move || serve(queue, &seen))
-            .map_err(RngError::Worker)?;
-        Ok(Self {
-            thread: Some(thread),
-            stop,
-            kick,
-        })
-    }
-}
-
-impl ActiveDevice for Worker {
-    fn stop(mut self: Box<Self>) -> Stopped {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = self.kick.write(1);
-        let queue = self.thread.take().and_then(|thread| thread.join().ok());
+impl ActiveDevice for Active {
+    fn stop(self: Box<Self>) -> Stopped {
         Stopped {
             device: Box::new(Rng),
-            queues: vec![queue.map(ActiveQueue::save)],
+            queues: vec![self.0.stop().map(ActiveQueue::save)],
             state: DeviceState {
                 kind: DeviceKind::Rng,
                 version: 1,
@@ -111,24 +99,6 @@ impl ActiveDevice for Worker {
             },
         }
     }
-}
-
-fn serve(mut queue: ActiveQueue, stop: &AtomicBool) -> ActiveQueue {
-    let mut chain = Chain::new();
-    let mut bytes = [0u8; MAX_REQUEST];
-    while !stop.load(Ordering::SeqCst) {
-        match serve_available(&mut queue, &mut chain, &mut bytes) {
-            Ok(()) => {}
-            Err(fault) => {
-                queue.fail(&fault);
-                break;
-            }
-        }
-        if queue.kick().read().is_err() {
-            break;
-        }
-    }
-    queue
 }
 
 fn serve_available(
