@@ -44,3 +44,15 @@ pub fn init(process: &'static str, level: Option<LevelFilter>) {
         log::set_max_level(level);
     }
 }
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

@@ -1,5 +1,7 @@
 //! A pod: one VM with an agent in it.
 
+mod error;
+
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -10,29 +12,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use agent_protocol::VersionMismatch;
 use agent_protocol::proto::stream_open::Stream;
 use agent_protocol::proto::{
     AgentClient, HelloRequest, PowerOffRequest, SetupPodRequest, StatsRequest, StatsResponse,
     StreamOpen,
 };
-use thiserror::Error;
 use vmm::{MemorySize, VcpuCount};
 
-use crate::assets::AssetError;
-use crate::block::{BlockError, BlockVolume, GuestBlock, Table};
-use crate::config::{PodConfig, Share, ShareError};
+use crate::block::{BlockVolume, GuestBlock, Table};
+use crate::config::{PodConfig, Share};
 use crate::container::{ContainerError, ContainerHandle, ContainerRequest, GuestStats, Process};
 use crate::control::End;
 use crate::events::EventSink;
 use crate::guest::{CALL_TIMEOUT, Guest, call_context};
-use crate::kvm::{self, KvmError};
+use crate::kvm;
 use crate::launch::{Resources, SHARE_TAG, VmmProcess};
 use crate::lifeline::{Awaiting, LastWords};
-use crate::net::{NetError, PodNetwork};
+use crate::net::PodNetwork;
 use crate::oci::ContainerConfig;
 use crate::resize::{PodSize, resize, size};
-use crate::rundir::{RunDir, RunDirError};
+use crate::rundir::RunDir;
+
+pub use error::PodError;
 
 /// Longest host name: a DNS label's.
 const MAX_HOSTNAME: usize = 63;
@@ -42,172 +43,6 @@ const POWER_OFF_GRACE_MS: u32 = 1_000;
 const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a power-off that was accepted may take.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why a pod could not be started, or ended.
-#[derive(Debug, Error)]
-pub enum PodError {
-    /// This machine cannot run a VM.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// Kernel, initramfs or VMM binary is missing.
-    #[error(transparent)]
-    Asset(#[from] AssetError),
-    /// A file of the guest could not be opened.
-    #[error("{parameter} {path}")]
-    OpenAsset {
-        /// What the user calls it.
-        parameter: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A file of the guest is not what it should be.
-    #[error("{parameter} {path}: {message}")]
-    BadAsset {
-        /// What the user calls it.
-        parameter: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
-    /// A host path could not be shared.
-    #[error(transparent)]
-    Share(#[from] ShareError),
-    /// The network could not be had.
-    #[error(transparent)]
-    Network(#[from] NetError),
-    /// The runtime directory could not be had.
-    #[error(transparent)]
-    RunDir(#[from] RunDirError),
-    /// The VMM binary could not be executed.
-    #[error("VMM binary {binary}")]
-    SpawnVmm {
-        /// The binary.
-        binary: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The VMM process could not be given its configuration.
-    #[error("the VMM process cannot be started")]
-    StartVmm {
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The VMM could not make the machine.
-    #[error("{message}")]
-    Vmm {
-        /// Its error and causes.
-        message: String,
-    },
-    /// The VMM process ended without a report.
-    #[error("the VMM process died: {message}")]
-    VmmDied {
-        /// What is known.
-        message: String,
-    },
-    /// What the guest sees of the host could not be changed.
-    #[error("share {share}: {message}")]
-    ChangeShare {
-        /// Name of the share.
-        share: String,
-        /// The VMM's reason.
-        message: String,
-    },
-    /// The VM could not be resized.
-    #[error("the VM cannot be resized: {message}")]
-    Resize {
-        /// The VMM's reason.
-        message: String,
-    },
-    /// A block volume could not be given to the guest.
-    #[error(transparent)]
-    Block(#[from] BlockError),
-    /// The VMM said something that is no report.
-    #[error("the VMM process sent nonsense")]
-    Control {
-        /// What was wrong.
-        source: io::Error,
-    },
-    /// The VM stopped before its work was done.
-    #[error("{end}{}", tail(.console))]
-    Ended {
-        /// How.
-        end: End,
-        /// The newest console output.
-        console: String,
-    },
-    /// The caller gave up.
-    #[error("the start of the pod was cancelled")]
-    Cancelled,
-    /// The agent did not come.
-    #[error("the guest did not start in time; --console FILE shows what its kernel says")]
-    BootTimeout,
-    /// The agent could not go on.
-    #[error("the guest's agent failed: {message}")]
-    Agent {
-        /// Its reason.
-        message: String,
-    },
-    /// Agent and host are of different versions.
-    #[error(transparent)]
-    Version(VersionMismatch),
-    /// A connection to the guest failed.
-    #[error("connection to the guest")]
-    Connect(#[source] io::Error),
-    /// A call to the agent failed.
-    #[error("the guest's agent refused {call}")]
-    Call {
-        /// Which call.
-        call: &'static str,
-        /// Its reason.
-        source: ttrpc::Error,
-    },
-    /// A container failed.
-    #[error(transparent)]
-    Container(#[from] ContainerError),
-}
-
-impl PodError {
-    pub(crate) fn lifeline(source: io::Error) -> Self {
-        Self::Connect(source)
-    }
-
-    /// Whether the connection to the guest broke, so that the guest's end may say more.
-    pub(crate) fn is_of_connection(&self) -> bool {
-        match self {
-            Self::Connect(_) => true,
-            Self::Call { source, .. } => !matches!(source, ttrpc::Error::RpcStatus(_)),
-            Self::Container(error) => !error.is_refusal(),
-            _ => false,
-        }
-    }
-
-    pub(crate) fn frame(error: agent_protocol::frame::FrameError) -> Self {
-        Self::Agent {
-            message: error.to_string(),
-        }
-    }
-}
-
-/// The last lines of a console, for the end of an error.
-fn tail(console: &str) -> String {
-    const LINES: usize = 12;
-    let lines: Vec<_> = console
-        .lines()
-        .map(str::trim_end)
-        .filter(|l| !l.is_empty())
-        .collect();
-    if lines.is_empty() {
-        return String::new();
-    }
-    let last = &lines[lines.len().saturating_sub(LINES)..];
-    format!(
-        "\nlast lines of the guest's console:\n  {}",
-        last.join("\n  ")
-    )
-}
 
 /// A running pod, to be used from any number of threads. Dropping it ends the VM at once.
 pub struct Pod {

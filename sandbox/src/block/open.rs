@@ -6,14 +6,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use devices::blk::Geometry;
+use devices::blk::spec::SECTOR;
 use rustix::fs::{Dev, FileType, Mode, OFlags, makedev};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::{BlockError, BlockVolume, Identity, Permissions};
 use crate::jail::close_devices;
-
-/// Least bytes of a disk.
-const SECTOR: u64 = 512;
 
 impl BlockVolume {
     /// Opens the block device or disk image `path`; `parameter` is what the user calls it.

@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::plan::PodPlan;
-use super::{LogOutlet, Mode, Monitor, MonitorError, MonitorHandle, STACK, one_line};
+use super::{LogOutlet, Mode, Monitor, MonitorError, MonitorHandle, STACK};
 use crate::container::StartFailure;
+use crate::logging::one_line;
 use crate::packet;
 
 /// Longest plan that is read.

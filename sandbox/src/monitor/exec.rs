@@ -12,6 +12,7 @@ use super::protocol::{ExecRequest, RefusalKind, Reply, Steer};
 use super::record::ContainerPhase;
 use super::shared::Shared;
 use crate::container::{ContainerError, Process, ProcessHandle, Refusal};
+use crate::logging::one_line;
 use crate::oci::{self, Stdio, User};
 use crate::packet;
 use crate::pod::Pod;
@@ -163,7 +164,7 @@ pub(super) fn refusal(error: ContainerError) -> Reply {
     };
     Reply::Refused {
         kind,
-        message: super::one_line(&error),
+        message: one_line(&error),
     }
 }
 

@@ -82,6 +82,7 @@ use crate::container::{ContainerError, ContainerHandle, StartFailure};
 use crate::datadir::{DataDir, DataDirError};
 use crate::events::{EventSink, PodEvent};
 use crate::forward::ListenError;
+use crate::logging::one_line;
 use crate::net::cni::CniError;
 use crate::pod::{Pod, PodError};
 use crate::rundir::{RunDir, RunDirError};
@@ -389,15 +390,4 @@ impl MonitorHandle {
 /// Whether the connection to the agent broke, so that there may be a better reason.
 fn is_broken(error: &MonitorError) -> bool {
     matches!(error, MonitorError::Pod(error) if error.is_of_connection())
-}
-
-/// An error and its causes.
-pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

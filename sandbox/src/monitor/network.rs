@@ -2,6 +2,7 @@
 
 use super::MonitorError;
 use super::shared::Shared;
+use crate::logging::one_line;
 use crate::monitor::plan::NetworkSource;
 use crate::net::cni;
 use crate::net::resolvers::Resolvers;
@@ -41,8 +42,8 @@ pub(super) fn detach(shared: &Shared) -> Option<String> {
             None
         }
         Err(error) => {
-            log::warn!("pod {}: {}", shared.plan.name, super::one_line(&error));
-            Some(super::one_line(&error))
+            log::warn!("pod {}: {}", shared.plan.name, one_line(&error));
+            Some(one_line(&error))
         }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::protocol::{RefusalKind, Reply};
 use super::record::PortRecord;
 use super::shared::Shared;
-use super::{MonitorError, exec, one_line};
+use super::{MonitorError, exec};
 use crate::container::ContainerError;
 use crate::forward::{self, Dial, Forwarder, Listening};
+use crate::logging::one_line;
 use crate::packet;
 
 /// The ports that the plan publishes.

@@ -8,6 +8,7 @@ use super::exec;
 use super::protocol::{RefusalKind, Reply, ResizeRequest};
 use super::server::{refused, running};
 use super::shared::Shared;
+use crate::logging::one_line;
 use crate::pod::PodError;
 use crate::resize::PodSize;
 
@@ -64,22 +65,8 @@ fn checked(
 fn failed(error: PodError) -> Reply {
     match error {
         PodError::Container(error) => exec::refusal(error),
-        error => {
-            let error = with_causes(&error);
-            refused(RefusalKind::Failed, error)
-        }
+        error => refused(RefusalKind::Failed, one_line(&error)),
     }
-}
-
-/// An error and its causes in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use super::outlet::Connected;
 use super::plan::{ContainerPlan, Restart};
 use super::record::{ContainerPhase, ExitRecord, Phase};
 use super::shared::{Shared, State};
-use super::{MonitorError, STACK, one_line, volumes};
+use super::{MonitorError, STACK, volumes};
 use crate::container::{Process, StartFailure};
+use crate::logging::one_line;
 use crate::pod::Pod;
 use crate::timestamp::Timestamp;
 

@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::eviction::Watched;
 use super::plan::{ContainerPlan, PodPlan};
-use super::{MonitorError, addresses, one_line};
+use super::{MonitorError, addresses};
 use crate::config::{PodConfig, Share};
 use crate::container::ContainerError;
 use crate::datadir::DataDir;
+use crate::logging::one_line;
 use crate::logs::{self, LogReader};
 use crate::net::resolvers::Resolvers;
 use crate::pod::Pod;

@@ -1,6 +1,5 @@
 //! From a launch message to a machine.
 
-use std::error::Error;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -16,6 +15,7 @@ use devices::vsock::{GuestCid, HostPorts, Limits, Vsock, VsockConfig};
 use podvmm_sandbox::control::{GuestFile, Launch, LaunchShare};
 use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Jail, Placement};
+use podvmm_sandbox::logging::one_line;
 use podvmm_sandbox::rundir;
 use vmm::boot::KernelError;
 use vmm::interrupts::LINES;
@@ -31,17 +31,6 @@ const FIXED_DEVICES: usize = 4;
 const MAX_FS_QUEUES: u64 = 4;
 /// Nor are there more of them for CPUs that are not there yet.
 const MAX_FS_THREADS: u64 = 16;
-
-/// An error and its causes in one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
-}
 
 /// Why the machine could not be made, and which file is at fault.
 pub struct Refusal {
@@ -68,7 +57,7 @@ impl From<BuildError> for Refusal {
         };
         Self {
             file,
-            message: with_causes(&error),
+            message: one_line(&error),
         }
     }
 }
@@ -120,10 +109,10 @@ pub fn build(
         .map(|config| net(*config, next("a network interface")?))
         .collect::<Result<Vec<_>, String>>()?;
 
-    let jail = jail::enter(placement, &gate, root).map_err(|error| with_causes(&error))?;
+    let jail = jail::enter(placement, &gate, root).map_err(|error| one_line(&error))?;
     drop(gate);
     let install = filters.install(Thread::Main);
-    install.map_err(|error| with_causes(&error))?;
+    install.map_err(|error| one_line(&error))?;
     let sockets = if jail.has_root {
         rundir::vsock_inside()
     } else {
@@ -171,7 +160,7 @@ fn slots(launch: &Launch) -> u8 {
 }
 
 fn net(config: NetConfig, tap: OwnedFd) -> Result<Net, String> {
-    let tap = Tap::new(tap).map_err(|error| with_causes(&error))?;
+    let tap = Tap::new(tap).map_err(|error| one_line(&error))?;
     Ok(Net::new(config, Arc::new(tap)))
 }
 
@@ -195,7 +184,7 @@ fn narrow(filters: Filters) -> ThreadHook {
 /// Ends the process where a thread would run without its filter.
 pub fn narrow_to(filters: &Filters, thread: Thread) {
     if let Err(error) = filters.install(thread) {
-        eprintln!("podvmm-vmm: {}", with_causes(&error));
+        eprintln!("podvmm-vmm: {}", one_line(&error));
         std::process::exit(125);
     }
 }
@@ -207,7 +196,7 @@ fn vsock(listener: UnixListener, sockets: PathBuf) -> Result<Vsock, String> {
         host_ports: HostPorts::UnixPrefix(sockets),
         limits: Limits::default(),
     };
-    Vsock::new(config).map_err(|error| with_causes(&error))
+    Vsock::new(config).map_err(|error| one_line(&error))
 }
 
 /// How many queues for requests the file system has; each is a thread here.
@@ -232,13 +221,13 @@ fn fs(launch: &Launch, shares: Vec<(&LaunchShare, OwnedFd)>, jail: &Jail) -> Res
         limit: launch.disk_limit,
         ..Default::default()
     };
-    let config = FsConfig::try_from(settings).map_err(|error| with_causes(&error))?;
+    let config = FsConfig::try_from(settings).map_err(|error| one_line(&error))?;
     let exports = shares
         .into_iter()
         .map(|(share, file)| export(share, file))
         .collect::<Result<Vec<_>, String>>()?;
     let proc_fds = rustix::io::dup(&jail.proc_fds).map_err(|errno| errno.to_string())?;
-    Fs::with_proc_fds(config, exports, proc_fds).map_err(|error| with_causes(&error))
+    Fs::with_proc_fds(config, exports, proc_fds).map_err(|error| one_line(&error))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use podvmm_sandbox::control::{self, End, Launch, Report};
 use podvmm_sandbox::jail::seccomp::{Filters, Thread};
 use podvmm_sandbox::jail::{self, Placement, WardenOptions};
-use podvmm_sandbox::logging;
+use podvmm_sandbox::logging::{self, one_line};
 use vmm::{Stop, StopReason};
 
 use crate::machine::{Machine, Refusal};
@@ -41,7 +41,7 @@ fn vmm(gate: &OsString) -> ExitCode {
     let gate = gate.to_str().and_then(|number| number.parse().ok());
     let placed = match gate.map(jail::placement) {
         Some(Ok(placed)) => placed,
-        Some(Err(error)) => return refuse(&machine::with_causes(&error)),
+        Some(Err(error)) => return refuse(&one_line(&error)),
         None => return refuse("no descriptor of a warden"),
     };
     raise_file_limit();
@@ -94,7 +94,7 @@ fn run(
     placed: (Placement, OwnedFd),
     socket: &Arc<OwnedFd>,
 ) -> Result<Stop, Refusal> {
-    let filters = Filters::new(launch.seccomp).map_err(|error| machine::with_causes(&error))?;
+    let filters = Filters::new(launch.seccomp).map_err(|error| one_line(&error))?;
     let Machine {
         vm,
         exports,
@@ -138,7 +138,7 @@ fn end(reason: &StopReason) -> End {
         StopReason::TripleFault => End::TripleFault,
         StopReason::Stopped => End::Stopped,
         StopReason::Failed(error) => End::Failed {
-            message: machine::with_causes(error),
+            message: one_line(error),
         },
     }
 }

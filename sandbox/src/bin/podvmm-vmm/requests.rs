@@ -10,7 +10,7 @@ use podvmm_sandbox::control::{self, Answer, LaunchBlock, LaunchShare, MachineSiz
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm::{MemorySize, VcpuCount, VmHandle};
 
-use crate::machine::with_causes;
+use podvmm_sandbox::logging::one_line;
 
 /// What the thread steers.
 pub struct Steering {
@@ -85,7 +85,7 @@ fn add_share(
 ) -> Result<Answer, String> {
     let export = export(share, only(fds, &share.name)?)?;
     let added = exports.add(export);
-    added.map_err(|error| with_causes(&error))?;
+    added.map_err(|error| one_line(&error))?;
     Ok(Answer::Done)
 }
 
@@ -111,14 +111,14 @@ fn add_block(
         id: block.id.clone(),
         limit,
     });
-    let config = config.map_err(|error| with_causes(&error))?;
+    let config = config.map_err(|error| one_line(&error))?;
     let plugged = vm.plug(Box::new(Blk::new(config, file)));
-    let address = plugged.map_err(|error| with_causes(&error))?;
+    let address = plugged.map_err(|error| one_line(&error))?;
     Ok(Answer::Plugged { address })
 }
 
 fn remove_block(vm: &VmHandle, address: u64) -> Result<Answer, String> {
-    vm.unplug(address).map_err(|error| with_causes(&error))?;
+    vm.unplug(address).map_err(|error| one_line(&error))?;
     Ok(Answer::Done)
 }
 
@@ -132,7 +132,7 @@ fn resize(vm: &VmHandle, vcpus: u64, memory: u64) -> Result<Answer, String> {
     let vcpus = VcpuCount::new(vcpus).map_err(|error| error.to_string())?;
     let memory = MemorySize::from_bytes(memory).map_err(|error| error.to_string())?;
     let resized = vm.resize(vcpus, memory);
-    resized.map_err(|error| with_causes(&error))?;
+    resized.map_err(|error| one_line(&error))?;
     Ok(size(vm))
 }
 
@@ -154,7 +154,7 @@ pub fn export(share: &LaunchShare, fd: OwnedFd) -> Result<Export, String> {
     } else {
         CachePolicy::Auto
     };
-    let export = Export::new(&share.name, fd).map_err(|error| with_causes(&error))?;
+    let export = Export::new(&share.name, fd).map_err(|error| one_line(&error))?;
     let export = export.cache(cache);
     Ok(if share.read_only {
         export

@@ -9,9 +9,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::container::{ContainerError, ContainerHandle};
+use crate::logging::one_line;
 use crate::monitor::plan::ContainerPlan;
 use crate::monitor::protocol::ExecRequest;
-use crate::monitor::{STACK, exec, one_line};
+use crate::monitor::{STACK, exec};
 use crate::oci::Stdio;
 use crate::pod::Pod;
 

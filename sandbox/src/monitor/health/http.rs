@@ -14,6 +14,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::HttpGet;
 use crate::container::ContainerError;
+use crate::logging::one_line;
 use crate::pod::Pod;
 
 /// Redirections that are followed (Go's http.Client).
@@ -124,7 +125,7 @@ fn dial_guest(pod: &Pod, port: u16, until: Instant) -> Result<OwnedFd, HttpError
         }
         Err(ContainerError::Open(OpenStreamError::Frame(FrameError::Io(error))))
         | Err(ContainerError::Connect(error)) => Err(error.into()),
-        Err(error) => Err(HttpError::Answer(crate::monitor::one_line(&error))),
+        Err(error) => Err(HttpError::Answer(one_line(&error))),
     }
 }
 
