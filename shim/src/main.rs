@@ -16,6 +16,7 @@
 //! - [`serve`]: the process in the background.
 //! - [`service`]: containerd's calls.
 //! - [`pod`]: the pod: its VM and its tasks.
+//! - [`config`], [`options`]: what the administrator allows.
 //! - [`guest`]: from bundles to containers in it.
 //! - [`task`], [`process`]: a container, and a process in it.
 //! - [`cgroup`]: where the pod's costs are counted.
@@ -37,6 +38,7 @@ mod events;
 mod forward;
 mod guest;
 mod listener;
+mod options;
 mod pod;
 mod process;
 mod serve;

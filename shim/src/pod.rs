@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::events::{Publisher, task_io};
 use crate::forward;
 use crate::guest::{self, Held, Pause, Template};
+use crate::options::{self, Source};
 use crate::process::{Ended, Process, timestamp};
 use crate::size::{LINGER, Sizing};
 use crate::streams::{Paths, Streams};
@@ -175,7 +176,8 @@ impl Pod {
             terminal: request.terminal,
         };
         if !matches!(role, Role::Member(_)) {
-            self.start_vm(&bundle, &role).await?;
+            let source = options::source(request.options.as_ref())?;
+            self.start_vm(&bundle, &role, &source).await?;
         }
         if role != Role::Sandbox {
             self.resize_for(&request.id, bundle.limits()).await;
@@ -208,7 +210,7 @@ impl Pod {
         Ok(())
     }
 
-    async fn start_vm(&self, bundle: &Bundle, role: &Role) -> anyhow::Result<()> {
+    async fn start_vm(&self, bundle: &Bundle, role: &Role, source: &Source) -> anyhow::Result<()> {
         let _starting = self.starting.lock().await;
         if self.vm.get().is_some() {
             bail!("the pod of this shim has a sandbox already");
@@ -219,7 +221,7 @@ impl Pod {
             bundle::note_cgroup(&self.args.namespace, &self.args.id, path)?;
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
-        let settings = Config::read()?;
+        let settings = Config::read(source)?;
         let announced = bundle::limits(bundle, role);
         let size = settings.rule.size(announced).context("the pod's limits")?;
         let sizing = Sizing::new(&settings, announced, size);
