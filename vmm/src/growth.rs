@@ -251,8 +251,13 @@ impl Growth {
         };
         let (bus, hook) = (Arc::clone(&with.bus), with.hook.clone());
         let index = self.running.len() as u8;
-        let thread = VcpuThread::start(index, vcpu, bus, with.events.clone(), hook)?;
-        self.running.push(thread);
+        match VcpuThread::start(index, vcpu, bus, with.events.clone(), hook) {
+            Ok(thread) => self.running.push(thread),
+            Err((vcpu, error)) => {
+                self.waiting.extend(vcpu);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -273,10 +278,13 @@ impl Growth {
             return Err(ResizeError::Memory { wanted, max });
         }
         while self.running.len() < usize::from(vcpus.get()) {
-            let index = self.running.len() as u8;
-            let vcpu = make_vcpu(&self.cpus, &self.vm, index)
-                .and_then(|vcpu| announce(&vcpu).map(|()| vcpu));
-            self.waiting.push(vcpu.map_err(ResizeError::MakeVcpu)?);
+            // One may be left that got no thread the last time.
+            if self.waiting.is_empty() {
+                let index = self.running.len() as u8;
+                let vcpu = make_vcpu(&self.cpus, &self.vm, index)
+                    .and_then(|vcpu| announce(&vcpu).map(|()| vcpu));
+                self.waiting.push(vcpu.map_err(ResizeError::MakeVcpu)?);
+            }
             self.start_one().map_err(ResizeError::StartVcpu)?;
             let running = self.running.len() as u8;
             self.gauge.vcpus.store(running, Ordering::SeqCst);
