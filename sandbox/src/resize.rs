@@ -169,7 +169,10 @@ mod tests {
         assert_eq!(waited(|look| look.min(1000)), 1000 * LOOK);
         assert_eq!(waited(|look| 2000 - look.min(1000)), 1000 * LOOK);
         // One that is slow, but not for ever.
-        assert_eq!(waited(|look| (look / 50).min(100)), 5000 * LOOK + GROWING + LOOK);
+        assert_eq!(
+            waited(|look| (look / 50).min(100)),
+            5000 * LOOK + GROWING + LOOK
+        );
     }
 
     #[test]
