@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
@@ -40,6 +40,8 @@ const KILLED: u32 = 128 + 9;
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most block volumes that a pod has at a time. Which it will have is not known when its VM starts.
 const BLOCK_SLOTS: u8 = 4;
+/// News that wait at most. A guest that tells more waits, as it does on any connection that nobody reads.
+const NEWS: usize = 64;
 /// How long after its sandbox's Delete containerd may take to end the shim.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -61,7 +63,7 @@ pub struct Pod {
     /// Held while the VM starts.
     starting: tokio::sync::Mutex<()>,
     tasks: Mutex<HashMap<String, Arc<Task>>>,
-    news: mpsc::UnboundedSender<News>,
+    news: mpsc::Sender<News>,
 }
 
 /// What threads of the VM tell.
@@ -83,8 +85,8 @@ pub async fn blocking<T: Send + 'static>(
 
 impl Pod {
     /// A pod without a VM yet, and the news that `listen` is to be given.
-    pub fn new(args: Args) -> (Arc<Self>, mpsc::UnboundedReceiver<News>) {
-        let (news, heard) = mpsc::unbounded_channel();
+    pub fn new(args: Args) -> (Arc<Self>, mpsc::Receiver<News>) {
+        let (news, heard) = mpsc::channel(NEWS);
         let publisher = Publisher::new(&args.namespace);
         let pod = Self {
             args,
@@ -104,18 +106,14 @@ impl Pod {
     }
 
     /// Passes on what happens in the guest, to its end.
-    pub async fn listen(self: Arc<Self>, mut heard: mpsc::UnboundedReceiver<News>) {
+    pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<News>) {
         while let Some(news) = heard.recv().await {
             match news {
                 News::Guest(PodEvent::Exited {
                     container,
                     exec,
                     exit,
-                }) => {
-                    // A slow start of this process must not keep others' ends from being told.
-                    let pod = Arc::clone(&self);
-                    tokio::spawn(async move { pod.exited(&container, &exec, exit).await });
-                }
+                }) => self.exited(container, exec, exit),
                 News::Guest(PodEvent::OomKilled { container }) => self.oom_killed(&container),
                 News::Guest(PodEvent::AgentGone) => {}
                 News::VmEnded(reason) => {
@@ -234,7 +232,7 @@ impl Pod {
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();
         config.events = Some(EventSink::new(move |event| {
-            let _ = news.send(News::Guest(event));
+            let _ = news.blocking_send(News::Guest(event));
         }));
         let vm = blocking(move || Vm::start(config)).await?;
         let vm = Arc::new(vm.map_err(anyhow::Error::from)?);
@@ -252,7 +250,7 @@ impl Pod {
             .stack_size(128 * 1024)
             .spawn(move || {
                 let reason = anyhow::Error::from(vm.wait());
-                let _ = news.send(News::VmEnded(format!("{reason:#}")));
+                let _ = news.blocking_send(News::VmEnded(format!("{reason:#}")));
             })
             .context("no thread to wait for the VM")?;
         Ok(())
@@ -404,24 +402,31 @@ impl Pod {
         .await;
     }
 
-    async fn exited(self: &Arc<Self>, container: &str, exec: &str, exit: Exit) {
-        let Some(task) = self.task(container) else {
+    fn exited(self: &Arc<Self>, container: String, exec: String, exit: Exit) {
+        let Some(task) = self.task(&container) else {
             return;
         };
-        let Some(process) = task.process(exec) else {
+        let Some(process) = task.process(&exec) else {
             return;
         };
+        if !process.hear_of_end() {
+            return;
+        }
         let ended = Ended {
             status: exit.code.into(),
             at: SystemTime::now(),
         };
-        if exit.oom_killed {
-            self.oom_killed(container);
-        }
-        self.ended(&task, exec, &process, ended).await;
-        if exec.is_empty() {
-            self.shrink_without(container);
-        }
+        // A slow start of this process must not keep others' ends from being told.
+        let pod = Arc::clone(self);
+        tokio::spawn(async move {
+            if exit.oom_killed {
+                pod.oom_killed(&container);
+            }
+            pod.ended(&task, &exec, &process, ended).await;
+            if exec.is_empty() {
+                pod.shrink_without(&container);
+            }
+        });
     }
 
     async fn ended(&self, task: &Task, exec: &str, process: &Process, ended: Ended) {
@@ -457,7 +462,9 @@ impl Pod {
     }
 
     fn oom_killed(&self, container: &str) {
-        if self.task(container).is_some() {
+        if let Some(task) = self.task(container)
+            && task.hear_of_oom(Instant::now())
+        {
             self.publisher.publish(&TaskOOM {
                 container_id: container.to_owned(),
                 ..Default::default()
@@ -477,3 +484,7 @@ fn connect(mut process: sandbox::Process, paths: Paths) -> anyhow::Result<Proces
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;

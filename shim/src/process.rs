@@ -1,5 +1,6 @@
 //! A process that containerd knows: the first of a task, or one that was added.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,8 @@ pub struct Process {
     /// Held from a change to the end of telling containerd, so that events come in order.
     pub order: tokio::sync::Mutex<()>,
     stage: watch::Sender<Stage>,
+    /// Whether the guest has told of its end.
+    is_told: AtomicBool,
     streams: Mutex<Option<Streams>>,
 }
 
@@ -53,6 +56,7 @@ impl Process {
             handle,
             order: tokio::sync::Mutex::new(()),
             stage: watch::Sender::new(Stage::Created),
+            is_told: AtomicBool::new(false),
             streams: Mutex::new(streams),
         }
     }
@@ -71,6 +75,11 @@ impl Process {
             }
             starts
         });
+    }
+
+    /// The guest tells that it has ended; `false` if it has told before. It can say so as often as it likes.
+    pub fn hear_of_end(&self) -> bool {
+        !self.is_told.swap(true, Ordering::Relaxed)
     }
 
     /// It has ended; `false` if that was known.

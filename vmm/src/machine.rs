@@ -255,7 +255,12 @@ impl Vm {
             set_routes,
         ));
         Ok(Self {
-            growth: Growth::new((cpus, vm), vcpus, parts.memory, growable),
+            growth: Growth::new(
+                (cpus, vm),
+                vcpus,
+                (parts.memory, parts.max_memory),
+                growable,
+            ),
             bus,
             tail,
             events: events(),
