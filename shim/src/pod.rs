@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,13 +30,11 @@ use crate::events::{Publisher, task_io};
 use crate::forward;
 use crate::guest::{self, Held, Pause, Template};
 use crate::options::{self, Source};
-use crate::process::{Ended, Process, timestamp};
+use crate::process::{Ended, KILLED, Process, timestamp};
 use crate::size::{LINGER, Sizing};
 use crate::streams::{Paths, Streams};
 use crate::task::{Kind, Task};
 
-/// Status of a process whose VM has ended under it: as if it had been killed.
-const KILLED: u32 = 128 + 9;
 /// How long the guest's kernel may take to start. A busy node starts many at once.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most block volumes that a pod has at a time. Which it will have is not known when its VM starts.
@@ -63,6 +62,8 @@ pub struct Pod {
     /// Held while the VM starts.
     starting: tokio::sync::Mutex<()>,
     tasks: Mutex<HashMap<String, Arc<Task>>>,
+    /// Whether all processes have ended, and whatever comes from now on.
+    is_over: AtomicBool,
     news: mpsc::Sender<News>,
 }
 
@@ -100,6 +101,7 @@ impl Pod {
             pause: OnceLock::new(),
             starting: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(HashMap::new()),
+            is_over: AtomicBool::new(false),
             news,
         };
         (Arc::new(pod), heard)
@@ -144,10 +146,12 @@ impl Pod {
         self.tasks().remove(id);
     }
 
-    /// Takes a task that was made elsewhere.
-    #[cfg(test)]
-    pub fn adopt(&self, task: Task) {
+    /// Takes a task. The VM may have ended while it was made, and nobody tells of its end again.
+    pub async fn adopt(&self, task: Task) {
         self.tasks().insert(task.id.clone(), Arc::new(task));
+        if self.is_over.load(Ordering::Acquire) {
+            self.all_ended().await;
+        }
     }
 
     /// Whether there is no task.
@@ -204,7 +208,7 @@ impl Pod {
             pid: self.pid(),
             ..Default::default()
         });
-        self.tasks().insert(request.id.clone(), Arc::new(task));
+        self.adopt(task).await;
         Ok(())
     }
 
@@ -446,6 +450,7 @@ impl Pod {
     }
 
     async fn all_ended(&self) {
+        self.is_over.store(true, Ordering::Release);
         let tasks: Vec<_> = self.tasks().values().cloned().collect();
         let of_sandbox = self.sandbox_status.get().copied().unwrap_or(KILLED);
         for task in tasks {
