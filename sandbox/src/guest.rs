@@ -126,6 +126,8 @@ fn await_connected(stream: &mut impl Read, port: u32) -> io::Result<()> {
         match stream.read(&mut byte) {
             Ok(0) => return Err(refused()),
             Ok(_) => answer.push(byte[0]),
+            // A socket with a time-out is not read again by itself after a signal, a terminal's new size say.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // It is closed with what was sent behind the line unread.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(refused()),
             Err(error) => return Err(error),
@@ -143,4 +145,30 @@ fn await_connected(stream: &mut impl Read, port: u32) -> io::Result<()> {
 /// A deadline for a call that does little.
 pub fn call_context() -> ttrpc::context::Context {
     ttrpc::context::with_duration(CALL_TIMEOUT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives a byte at every second attempt; a signal comes before each.
+    struct Interrupted(&'static [u8], bool);
+
+    impl Read for Interrupted {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            self.0.read(buffer)
+        }
+    }
+
+    #[test]
+    fn a_signal_does_not_end_a_connection_that_begins() {
+        await_connected(&mut Interrupted(b"OK 1073741824\n", false), 1024).unwrap();
+        let closed = await_connected(&mut Interrupted(b"OK", false), 1024);
+        let kind = closed.unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::ConnectionRefused);
+    }
 }

@@ -213,7 +213,9 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::container::Process;
     use crate::monitor::AddressTokens;
@@ -228,17 +230,41 @@ mod tests {
         }
     }
 
+    /// What the threads of a pod without a VM share, and a root directory that goes with it.
+    pub(in crate::monitor) struct Place {
+        pub shared: Arc<Shared>,
+        root: PathBuf,
+    }
+
+    impl Place {
+        pub fn new(test: &str, plan: PodPlan) -> Self {
+            let name = format!("podvmm-shared-{}-{test}", std::process::id());
+            let root = std::env::temp_dir().join(name);
+            let dir = Arc::new(RunDir::create(&root, &plan.name).unwrap());
+            let record = PodRecord::new(&plan, false);
+            let shared = Shared::new(plan, dir, record, Arc::new(Nowhere)).unwrap();
+            Self {
+                shared: Arc::new(shared),
+                root,
+            }
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.root);
+        }
+    }
+
     #[test]
     fn whoever_looks_sees_the_addresses() {
-        let root = std::env::temp_dir().join(format!("podvmm-shared-{}", std::process::id()));
         let tokens = AddressTokens::random().unwrap();
         let mut plan = PodPlan::new("web");
         let config = ContainerConfig::command(["serve", &tokens.first]);
         plan.containers.push(ContainerPlan::new(&config));
         plan.address_tokens = Some(tokens);
-        let dir = Arc::new(RunDir::create(&root, "web").unwrap());
-        let record = PodRecord::new(&plan, false);
-        let shared = Shared::new(plan, dir, record, Arc::new(Nowhere)).unwrap();
+        let place = Place::new("addresses", plan);
+        let shared = &place.shared;
         let node = serde_json::json!({ "path": "/dev/xvda" });
         let nodes = [vec![node.clone()]];
         shared
@@ -251,7 +277,5 @@ mod tests {
         assert_eq!(shared.lock().record.container(name).unwrap().command, told);
         let written: PodPlan = record::read_plan(shared.dir.path()).unwrap();
         assert_eq!(written.containers[0].command(), told);
-        drop(shared);
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

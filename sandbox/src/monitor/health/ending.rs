@@ -42,7 +42,8 @@ pub(in crate::monitor) fn end(
     grace: Duration,
 ) {
     let is_over = |state: &State| state.is_done() || !state.is_running(&plan.name, run);
-    let mut until = Instant::now() + grace;
+    // None for a grace that no clock reaches the end of.
+    let mut until = Instant::now().checked_add(grace);
     let is_first = shared.change(|state| state.asked_to_end.insert((plan.name.clone(), run)));
     let hook = plan.health.pre_stop.as_ref().filter(|_| !grace.is_zero());
     // Asked again while the hook runs: it goes on, and may have less time.
@@ -57,13 +58,13 @@ pub(in crate::monitor) fn end(
                 }
             });
         }
-        until = until.max(Instant::now() + LEAST_GRACE);
+        until = until.map(|until| until.max(Instant::now() + LEAST_GRACE));
     }
     if hook.is_none() || is_first {
         signal_later(shared, &plan.name, plan.stop_signal, false);
     }
-    let left = until.saturating_duration_since(Instant::now());
-    if !shared.wait_until(Some(left), is_over) {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    if !shared.wait_until(left, is_over) {
         signal_later(shared, &plan.name, SIGKILL, true);
     }
 }
@@ -85,4 +86,35 @@ pub(in crate::monitor) fn signal_later(shared: &Arc<Shared>, name: &str, signal:
             log::debug!("signal {signal}: {error}");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::plan::PodPlan;
+    use crate::monitor::shared::tests::Place;
+    use crate::oci::ContainerConfig;
+
+    #[test]
+    fn a_grace_may_be_longer_than_any_clock() {
+        let mut plan = PodPlan::new("patient");
+        plan.containers
+            .push(ContainerPlan::new(&ContainerConfig::command(["sleep"])));
+        let container = plan.containers[0].clone();
+        let place = Place::new("patient", plan);
+        let ending = {
+            let (shared, container) = (Arc::clone(&place.shared), container.clone());
+            shared.change(|state| {
+                let record = state.container(&container.name);
+                record.unwrap().phase = ContainerPhase::Running;
+            });
+            std::thread::spawn(move || end(&shared, &container, 0, Duration::MAX))
+        };
+        // It is waited for, until the pod has ended.
+        let is_asked = |state: &State| !state.asked_to_end.is_empty();
+        let limit = Some(Duration::from_secs(10));
+        assert!(place.shared.wait_until(limit, is_asked));
+        place.shared.destroy();
+        ending.join().unwrap();
+    }
 }

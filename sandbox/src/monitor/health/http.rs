@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use agent_protocol::client::OpenStreamError;
 use agent_protocol::frame::FrameError;
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::HttpGet;
@@ -150,7 +151,10 @@ fn dial_host(host: &str, port: u16, until: Instant) -> Result<OwnedFd, HttpError
 impl Read for Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.wait_at_most(Timeout::Recv)?;
-        Ok(rustix::io::read(&self.socket, buffer)?)
+        // A socket with a time-out is not read again by itself after a signal.
+        Ok(retry_on_intr(|| {
+            rustix::io::read(&self.socket, &mut *buffer)
+        })?)
     }
 }
 
@@ -158,7 +162,9 @@ impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.wait_at_most(Timeout::Send)?;
         let flags = rustix::net::SendFlags::NOSIGNAL;
-        Ok(rustix::net::send(&self.socket, bytes, flags)?)
+        Ok(retry_on_intr(|| {
+            rustix::net::send(&self.socket, bytes, flags)
+        })?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
