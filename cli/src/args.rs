@@ -1,10 +1,11 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
 use sandbox::forward::PortPlan;
@@ -36,10 +37,36 @@ pub use verbs::{
 )]
 pub struct Args {
     /// Writes a log to standard error: error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = log_level)]
     pub log_level: Option<LevelFilter>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// Reads a command line, its program's name first.
+    pub fn read<T: Into<OsString> + Clone>(
+        line: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command_line();
+        let mut matches = command.try_get_matches_from_mut(line)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+
+    /// The command line as it is read. What follows an option is its value also if it is `-1`: the option
+    /// then says what is wrong with it.
+    pub fn command_line() -> clap::Command {
+        fn with_negative_values(command: clap::Command) -> clap::Command {
+            command
+                .mut_args(|arg| {
+                    let is_option_with_value =
+                        !arg.is_positional() && arg.get_action().takes_values();
+                    arg.allow_negative_numbers(is_option_with_value)
+                })
+                .mut_subcommands(with_negative_values)
+        }
+        with_negative_values(Self::command())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -162,7 +189,7 @@ Examples:
   podvmm run -f pod.yaml                          a Kubernetes Pod; see ps, logs, exec, stop, rm
   podvmm run -d --name web --rootfs DIR -- httpd -f      stays; see ps, logs, exec, stop, rm
 
-Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it;
+Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it; \
 125 when podvmm failed; 126 when the command cannot be executed; 127 when it is not found.";
 
 /// Headings of the options of `run`. A flattened group's heading goes on to what follows it, so every
@@ -181,6 +208,7 @@ pub mod heading {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = RUN_EXAMPLES)]
+#[group(id = "stays", multiple = true, args = ["detach", "file"])]
 pub struct Run {
     /// Runs the pod of a Kubernetes manifest, and leaves it to itself: name, size, images and commands
     /// are the manifest's. - is standard input
@@ -188,7 +216,7 @@ pub struct Run {
         short,
         long,
         value_name = "FILE",
-        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "max_cpus", "max_mem", "volumes", "devices", "env",
+        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "volumes", "devices", "env",
             "workdir", "user", "hostname", "interactive", "tty", "timeout", "restart", "command"],
         help_heading = heading::MANIFEST
     )]
@@ -210,20 +238,20 @@ pub struct Run {
     /// Leaves the pod to itself once its command runs, and prints its name
     #[arg(short, long, conflicts_with = "timeout", help_heading = heading::GENERAL)]
     pub detach: bool,
-    /// With -d: removes the pod when it has ended
-    #[arg(long, requires = "detach", help_heading = heading::GENERAL)]
+    /// Removes the pod when it has ended, as is done without -d and -f in any case
+    #[arg(long, help_heading = heading::GENERAL)]
     pub rm: bool,
     /// With -d: starts the command again when it has ended: no, on-failure or always
     #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart, requires = "detach", help_heading = heading::GENERAL)]
     pub restart: Restart,
-    /// With -d: bytes of a log file, until the next one begins
-    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "detach", help_heading = heading::GENERAL)]
+    /// With -d or -f: bytes of a log file, until the next one begins
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "stays", help_heading = heading::GENERAL)]
     pub log_max_size: u64,
-    /// With -d: log files that are kept
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "detach", help_heading = heading::GENERAL)]
+    /// With -d or -f: log files that are kept
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "stays", help_heading = heading::GENERAL)]
     pub log_max_files: u32,
     /// How long the command is given to end when the pod is stopped
-    #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = heading::GENERAL)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, help_heading = heading::GENERAL)]
     pub stop_timeout: u64,
     /// vCPUs of the virtual machine
     #[arg(long, value_name = "N", default_value = "1", value_parser = vcpus, help_heading = heading::MACHINE)]
@@ -241,7 +269,6 @@ pub struct Run {
     #[arg(
         long,
         value_name = "DIR",
-        required_unless_present_any = ["image", "file"],
         conflicts_with = "image",
         help_heading = heading::FILES
     )]
@@ -332,12 +359,65 @@ pub struct Run {
     #[command(flatten, next_help_heading = heading::GENERAL)]
     pub root: Root,
     /// Command and arguments to run [default: the image's]
-    #[arg(
-        required_unless_present_any = ["image", "file"],
-        trailing_var_arg = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+impl Run {
+    /// Whether there is something to run and a root for it; otherwise what to write.
+    pub fn complete(&self) -> Result<(), String> {
+        if self.file.is_some() {
+            return Ok(());
+        }
+        if let Some(option) = self.reading.given() {
+            return Err(format!(
+                "{option} is for a manifest: name one with -f pod.yaml, or leave {option} out"
+            ));
+        }
+        self.places()?;
+        if self.rootfs.is_none() && self.image.source.is_none() {
+            let missing = "no root for the container: name an image with --image debian:12, a directory with --rootfs DIR, or a manifest with -f pod.yaml";
+            return Err(match self.command.split_first() {
+                None => missing.to_owned(),
+                Some((image, [])) => {
+                    format!("{missing}. If `{image}` is an image: `podvmm run --image {image}`")
+                }
+                Some((image, command)) => format!(
+                    "{missing}. If `{image}` is an image: `podvmm run --image {image} -- {}`",
+                    command.join(" ")
+                ),
+            });
+        }
+        match self.command.first() {
+            None if self.rootfs.is_some() => {
+                Err("no command: write it at the end, as in -- sh".into())
+            }
+            Some(command) if command.is_empty() => {
+                Err("COMMAND is empty; name a program of the container, as in -- sh".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Run {
+    /// Whether each path in the container is given away once.
+    fn places(&self) -> Result<(), String> {
+        let volumes = self.volumes.iter().map(|v| ("--volume", &v.destination));
+        let devices = self.devices.iter().map(|d| ("--device", &d.path));
+        let mut places: Vec<(&str, PathBuf)> = Vec::new();
+        for (option, path) in volumes.chain(devices) {
+            // `/a/`, `/a/.` and `/a` are one place.
+            let place: PathBuf = Path::new(path).components().collect();
+            if let Some((other, _)) = places.iter().find(|(_, taken)| *taken == place) {
+                return Err(format!(
+                    "{option} {path}: {other} puts something else there; choose another path in the container"
+                ));
+            }
+            places.push((option, place));
+        }
+        Ok(())
+    }
 }
 
 /// A block device of the container.
@@ -347,6 +427,25 @@ pub struct Device {
     pub path: String,
     pub read_only: bool,
 }
+
+/// What a container's `/dev` has in any case, by the OCI runtime specification.
+const OF_EACH_CONTAINER: [&str; 15] = [
+    "/dev/console",
+    "/dev/fd",
+    "/dev/full",
+    "/dev/mqueue",
+    "/dev/null",
+    "/dev/ptmx",
+    "/dev/pts",
+    "/dev/random",
+    "/dev/shm",
+    "/dev/stderr",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/tty",
+    "/dev/urandom",
+    "/dev/zero",
+];
 
 impl Device {
     /// As docker and podman read it: what is behind a single colon is permissions if it can be.
@@ -377,6 +476,11 @@ impl Device {
         let path = absolute(path).map_err(|error| {
             format!("{error}; name the one inside as well, as in HOST:/dev/xvda")
         })?;
+        if OF_EACH_CONTAINER.contains(&path.as_str()) {
+            return Err(format!(
+                "`{path}` is there in each container; choose another path, as in HOST:/dev/xvda"
+            ));
+        }
         Ok(Self {
             source: source.into(),
             path,
@@ -406,6 +510,15 @@ impl Volume {
             return Err("SRC is empty; write SRC:DST or SRC:DST:ro".into());
         }
         let destination = absolute(destination)?;
+        let path = Path::new(&destination);
+        if path.parent().is_none() {
+            return Err("`/` is the root itself; give it with --rootfs DIR or --image REF".into());
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(format!(
+                "`{destination}` goes up by `..`; write the path that it leads to"
+            ));
+        }
         Ok(Self {
             source: source.into(),
             destination,
@@ -540,25 +653,59 @@ fn hostname(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no level; write error, warn, info, debug, trace or off"))
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no whole number of seconds"))
+}
+
+/// A number and its unit, or several of them as in 1h30m; a number alone is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || format!("`{text}` is no duration; write 500ms, 30s, 5m or 1h");
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "s" | "" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => return Err(wrong()),
-    };
-    match millis {
-        Some(0) => Err("0 leaves no time; leave --timeout out for no limit".into()),
-        Some(millis) => Ok(Duration::from_millis(millis)),
-        None => Err(wrong()),
+    let wrong = || format!("`{text}` is no duration; write 500ms, 30s, 5m, 1h or 1h30m");
+    if let Ok(seconds) = text.parse() {
+        return some_time(Duration::from_secs(seconds));
     }
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let part;
+        (part, rest) = next_part(rest).ok_or_else(wrong)?;
+        sum = sum.checked_add(part).ok_or_else(wrong)?;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    some_time(sum)
+}
+
+fn some_time(time: Duration) -> Result<Duration, String> {
+    // More is no time that a clock could reach.
+    if time.as_millis() > u64::MAX.into() {
+        return Err("it is more than there is; leave it out for no limit".into());
+    }
+    if time.is_zero() {
+        return Err("0 leaves no time; leave --timeout out for no limit".into());
+    }
+    Ok(time)
+}
+
+/// The first number with its unit, and what is behind it.
+fn next_part(text: &str) -> Option<(Duration, &str)> {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let (number, behind) = text.split_at(text.find(|c| !is_digit(c))?);
+    let (unit, behind) = behind.split_at(behind.find(is_digit).unwrap_or(behind.len()));
+    let number: u64 = number.parse().ok()?;
+    let time = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.checked_mul(60)?),
+        "h" => Duration::from_secs(number.checked_mul(3600)?),
+        _ => return None,
+    };
+    Some((time, behind))
 }
 
 #[cfg(test)]

@@ -70,6 +70,20 @@ pub fn acquire(source: &Source, pull: Pull, args: &RunArgs) -> anyhow::Result<Ac
     acquired
 }
 
+/// What is said before the reason why there is no image: the name of a file reads like an image's.
+fn told(source: &Source) -> String {
+    if let Source::Name(name) = source
+        && name.registry() == "docker.io"
+    {
+        let name = name.repository();
+        let file = name.strip_prefix("library/").unwrap_or(name);
+        if Path::new(file).exists() {
+            return format!("--image: for the file or directory here write ./{file}");
+        }
+    }
+    "--image".to_owned()
+}
+
 impl Root {
     /// The directory or image that the arguments name; an image is brought and unpacked if need be.
     pub fn of(args: &Run) -> anyhow::Result<Self> {
@@ -81,7 +95,7 @@ impl Root {
             });
         };
         let Acquired { root, config } =
-            acquire(source, args.image.pull, &args.image).context("--image")?;
+            acquire(source, args.image.pull, &args.image).with_context(|| told(source))?;
         Ok(Self {
             kind: Kind::Image(root),
             config,
@@ -139,5 +153,20 @@ impl Root {
             run.env.push(format!("HOME={home}"));
         }
         Ok(Process { run, identity })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_have_meant_a_file_is_told_how_to_write_it() {
+        // Tests run in the package's directory.
+        assert!(told(&"src".parse().unwrap()).ends_with("write ./src"));
+        assert!(told(&"src/image:1".parse().unwrap()).ends_with("write ./src/image"));
+        for name in ["nothing", "localhost/src", "./src"] {
+            assert_eq!(told(&name.parse().unwrap()), "--image", "{name}");
+        }
     }
 }
