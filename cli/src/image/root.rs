@@ -142,10 +142,10 @@ impl Root {
                 opened.as_fd()
             }
         };
-        let identity = identify_in(dir, &run.user).context(if args.user.is_some() {
-            "--user"
-        } else {
-            "the user that the image names"
+        let identity = identify_in(dir, &run.user).with_context(|| match &self.kind {
+            _ if args.user.is_some() => "--user".to_owned(),
+            Kind::Image(_) => "the user that the image names".to_owned(),
+            Kind::Directory { path } => format!("--rootfs {}", path.display()),
         })?;
         if let Some(home) = &identity.home
             && !run.env.iter().any(|variable| variable.starts_with("HOME="))
