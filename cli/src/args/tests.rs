@@ -163,7 +163,7 @@ fn rates_are_bytes_and_requests() {
 
 #[test]
 fn every_option_of_run_is_under_its_own_heading() {
-    let mut command = <Args as clap::CommandFactory>::command();
+    let mut command = Args::command();
     let run = command.find_subcommand_mut("run").unwrap();
     let heading = |name: &str| {
         let mut options = run.get_arguments();

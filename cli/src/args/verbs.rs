@@ -402,7 +402,7 @@ fn signal(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use clap::CommandFactory;
 
     use super::*;
     use crate::args::{Args, Command};
