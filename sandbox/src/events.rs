@@ -42,7 +42,8 @@ impl PodEvent {
     }
 }
 
-/// Where a pod's events go. It is called on a thread of the pod's own, and must not wait for the pod.
+/// Where a pod's events go. It is called on a thread of the pod's own, and must not wait for the pod. It may
+/// wait for who takes the events: nothing is kept meanwhile, and the guest is held up that tells too many.
 pub struct EventSink(Box<dyn FnMut(PodEvent) + Send>);
 
 impl EventSink {

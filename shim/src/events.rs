@@ -93,6 +93,12 @@ impl Publisher {
         }
     }
 
+    /// How many events wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        QUEUE - self.queue.capacity()
+    }
+
     /// Waits for the queue to be taken, though not for ever. Nothing can be published afterwards.
     pub async fn close(&self) {
         let Some(sending) = self.sending.lock().await.take() else {

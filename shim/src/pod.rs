@@ -9,8 +9,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use containerd_shim_protos::api::CreateTaskRequest;
@@ -28,17 +29,18 @@ use crate::config::Config;
 use crate::events::{Publisher, task_io};
 use crate::forward;
 use crate::guest::{self, Held, Pause, Template};
-use crate::process::{Ended, Process, timestamp};
+use crate::options::{self, Source};
+use crate::process::{Ended, KILLED, Process, timestamp};
 use crate::size::{LINGER, Sizing};
 use crate::streams::{Paths, Streams};
 use crate::task::{Kind, Task};
 
-/// Status of a process whose VM has ended under it: as if it had been killed.
-const KILLED: u32 = 128 + 9;
 /// How long the guest's kernel may take to start. A busy node starts many at once.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most block volumes that a pod has at a time. Which it will have is not known when its VM starts.
 const BLOCK_SLOTS: u8 = 4;
+/// News that wait at most. A guest that tells more waits, as it does on any connection that nobody reads.
+const NEWS: usize = 64;
 /// How long after its sandbox's Delete containerd may take to end the shim.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -60,7 +62,9 @@ pub struct Pod {
     /// Held while the VM starts.
     starting: tokio::sync::Mutex<()>,
     tasks: Mutex<HashMap<String, Arc<Task>>>,
-    news: mpsc::UnboundedSender<News>,
+    /// Whether all processes have ended, and whatever comes from now on.
+    is_over: AtomicBool,
+    news: mpsc::Sender<News>,
 }
 
 /// What threads of the VM tell.
@@ -82,8 +86,8 @@ pub async fn blocking<T: Send + 'static>(
 
 impl Pod {
     /// A pod without a VM yet, and the news that `listen` is to be given.
-    pub fn new(args: Args) -> (Arc<Self>, mpsc::UnboundedReceiver<News>) {
-        let (news, heard) = mpsc::unbounded_channel();
+    pub fn new(args: Args) -> (Arc<Self>, mpsc::Receiver<News>) {
+        let (news, heard) = mpsc::channel(NEWS);
         let publisher = Publisher::new(&args.namespace);
         let pod = Self {
             args,
@@ -97,24 +101,21 @@ impl Pod {
             pause: OnceLock::new(),
             starting: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(HashMap::new()),
+            is_over: AtomicBool::new(false),
             news,
         };
         (Arc::new(pod), heard)
     }
 
     /// Passes on what happens in the guest, to its end.
-    pub async fn listen(self: Arc<Self>, mut heard: mpsc::UnboundedReceiver<News>) {
+    pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<News>) {
         while let Some(news) = heard.recv().await {
             match news {
                 News::Guest(PodEvent::Exited {
                     container,
                     exec,
                     exit,
-                }) => {
-                    // A slow start of this process must not keep others' ends from being told.
-                    let pod = Arc::clone(&self);
-                    tokio::spawn(async move { pod.exited(&container, &exec, exit).await });
-                }
+                }) => self.exited(container, exec, exit),
                 News::Guest(PodEvent::OomKilled { container }) => self.oom_killed(&container),
                 News::Guest(PodEvent::AgentGone) => {}
                 News::VmEnded(reason) => {
@@ -145,10 +146,12 @@ impl Pod {
         self.tasks().remove(id);
     }
 
-    /// Takes a task that was made elsewhere.
-    #[cfg(test)]
-    pub fn adopt(&self, task: Task) {
+    /// Takes a task. The VM may have ended while it was made, and nobody tells of its end again.
+    pub async fn adopt(&self, task: Task) {
         self.tasks().insert(task.id.clone(), Arc::new(task));
+        if self.is_over.load(Ordering::Acquire) {
+            self.all_ended().await;
+        }
     }
 
     /// Whether there is no task.
@@ -175,7 +178,8 @@ impl Pod {
             terminal: request.terminal,
         };
         if !matches!(role, Role::Member(_)) {
-            self.start_vm(&bundle, &role).await?;
+            let source = options::source(request.options.as_ref())?;
+            self.start_vm(&bundle, &role, &source).await?;
         }
         if role != Role::Sandbox {
             self.resize_for(&request.id, bundle.limits()).await;
@@ -204,11 +208,11 @@ impl Pod {
             pid: self.pid(),
             ..Default::default()
         });
-        self.tasks().insert(request.id.clone(), Arc::new(task));
+        self.adopt(task).await;
         Ok(())
     }
 
-    async fn start_vm(&self, bundle: &Bundle, role: &Role) -> anyhow::Result<()> {
+    async fn start_vm(&self, bundle: &Bundle, role: &Role, source: &Source) -> anyhow::Result<()> {
         let _starting = self.starting.lock().await;
         if self.vm.get().is_some() {
             bail!("the pod of this shim has a sandbox already");
@@ -219,7 +223,7 @@ impl Pod {
             bundle::note_cgroup(&self.args.namespace, &self.args.id, path)?;
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
-        let settings = Config::read()?;
+        let settings = Config::read(source)?;
         let announced = bundle::limits(bundle, role);
         let size = settings.rule.size(announced).context("the pod's limits")?;
         let sizing = Sizing::new(&settings, announced, size);
@@ -232,7 +236,7 @@ impl Pod {
         config.log = self.args.debug.then_some(log::LevelFilter::Debug);
         let news = self.news.clone();
         config.events = Some(EventSink::new(move |event| {
-            let _ = news.send(News::Guest(event));
+            let _ = news.blocking_send(News::Guest(event));
         }));
         let vm = blocking(move || Vm::start(config)).await?;
         let vm = Arc::new(vm.map_err(anyhow::Error::from)?);
@@ -250,7 +254,7 @@ impl Pod {
             .stack_size(128 * 1024)
             .spawn(move || {
                 let reason = anyhow::Error::from(vm.wait());
-                let _ = news.send(News::VmEnded(format!("{reason:#}")));
+                let _ = news.blocking_send(News::VmEnded(format!("{reason:#}")));
             })
             .context("no thread to wait for the VM")?;
         Ok(())
@@ -405,24 +409,31 @@ impl Pod {
         .await;
     }
 
-    async fn exited(self: &Arc<Self>, container: &str, exec: &str, exit: Exit) {
-        let Some(task) = self.task(container) else {
+    fn exited(self: &Arc<Self>, container: String, exec: String, exit: Exit) {
+        let Some(task) = self.task(&container) else {
             return;
         };
-        let Some(process) = task.process(exec) else {
+        let Some(process) = task.process(&exec) else {
             return;
         };
+        if !process.hear_of_end() {
+            return;
+        }
         let ended = Ended {
             status: exit.code.into(),
             at: SystemTime::now(),
         };
-        if exit.oom_killed {
-            self.oom_killed(container);
-        }
-        self.ended(&task, exec, &process, ended).await;
-        if exec.is_empty() {
-            self.shrink_without(container);
-        }
+        // A slow start of this process must not keep others' ends from being told.
+        let pod = Arc::clone(self);
+        tokio::spawn(async move {
+            if exit.oom_killed {
+                pod.oom_killed(&container);
+            }
+            pod.ended(&task, &exec, &process, ended).await;
+            if exec.is_empty() {
+                pod.shrink_without(&container);
+            }
+        });
     }
 
     async fn ended(&self, task: &Task, exec: &str, process: &Process, ended: Ended) {
@@ -442,6 +453,7 @@ impl Pod {
     }
 
     async fn all_ended(&self) {
+        self.is_over.store(true, Ordering::Release);
         let tasks: Vec<_> = self.tasks().values().cloned().collect();
         let of_sandbox = self.sandbox_status.get().copied().unwrap_or(KILLED);
         for task in tasks {
@@ -458,7 +470,9 @@ impl Pod {
     }
 
     fn oom_killed(&self, container: &str) {
-        if self.task(container).is_some() {
+        if let Some(task) = self.task(container)
+            && task.hear_of_oom(Instant::now())
+        {
             self.publisher.publish(&TaskOOM {
                 container_id: container.to_owned(),
                 ..Default::default()
@@ -478,3 +492,7 @@ fn connect(mut process: sandbox::Process, paths: Paths) -> anyhow::Result<Proces
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! A process that containerd knows: the first of a task, or one that was added.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,11 @@ use crate::streams::{Paths, Streams};
 
 /// How long the last output of a process may take to be read before it is given up.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// The signal's number on Linux.
+pub const SIGKILL: u32 = 9;
+/// Status of what was killed, of what was asked to end and did, and of what a VM has ended under.
+pub const KILLED: u32 = 128 + SIGKILL;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +48,8 @@ pub struct Process {
     /// Held from a change to the end of telling containerd, so that events come in order.
     pub order: tokio::sync::Mutex<()>,
     stage: watch::Sender<Stage>,
+    /// Whether the guest has told of its end.
+    is_told: AtomicBool,
     streams: Mutex<Option<Streams>>,
 }
 
@@ -53,6 +61,7 @@ impl Process {
             handle,
             order: tokio::sync::Mutex::new(()),
             stage: watch::Sender::new(Stage::Created),
+            is_told: AtomicBool::new(false),
             streams: Mutex::new(streams),
         }
     }
@@ -71,6 +80,11 @@ impl Process {
             }
             starts
         });
+    }
+
+    /// The guest tells that it has ended; `false` if it has told before. It can say so as often as it likes.
+    pub fn hear_of_end(&self) -> bool {
+        !self.is_told.swap(true, Ordering::Relaxed)
     }
 
     /// It has ended; `false` if that was known.

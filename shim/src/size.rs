@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sandbox::sizing::{Limits, Rule, Size};
-use sandbox::{Pod as Vm, PodSize};
+use sandbox::{Pod as Vm, PodError, PodSize};
 
 use crate::config::{Config, PATH};
 use crate::pod::blocking;
@@ -26,8 +26,8 @@ pub struct Sizing {
     announced: Limits,
     max: Size,
     containers: Mutex<HashMap<String, Limits>>,
-    /// What the VM was last asked to be. Held while it is.
-    asked: tokio::sync::Mutex<Size>,
+    /// What the VM was last asked to be, unless that went wrong half way. Held while it is.
+    asked: tokio::sync::Mutex<Option<Size>>,
 }
 
 impl Sizing {
@@ -38,7 +38,7 @@ impl Sizing {
             announced,
             max: most(config.max, first),
             containers: Mutex::default(),
-            asked: tokio::sync::Mutex::new(first),
+            asked: tokio::sync::Mutex::new(Some(first)),
         }
     }
 
@@ -75,24 +75,34 @@ impl Sizing {
     /// Makes the VM as large as its containers want it now. What cannot be had is no failure: containers run
     /// within what is there.
     pub async fn fit(&self, vm: &Arc<Vm>) {
+        let vm = Arc::clone(vm);
+        self.fit_by(move |size| vm.resize(size.vcpus, size.memory))
+            .await;
+    }
+
+    async fn fit_by(
+        &self,
+        resize: impl FnOnce(Size) -> Result<PodSize, PodError> + Send + 'static,
+    ) {
         let mut asked = self.asked.lock().await;
         let target = self.target();
-        if target == *asked {
+        if *asked == Some(target) {
             return;
         }
-        let vm = Arc::clone(vm);
-        match blocking(move || vm.resize(target.vcpus, target.memory)).await {
+        // A guest that refuses CPUs may have got its memory: then it has to be asked back.
+        *asked = None;
+        match blocking(move || resize(target)).await {
             Ok(Ok(size)) => {
-                *asked = target;
+                *asked = Some(target);
                 log_size(size);
             }
             Ok(Err(error)) => {
                 log::warn!(
-                    "the pod's VM stays as it is: {:#}",
+                    "the pod's VM is not as large as it is to be: {:#}",
                     anyhow::Error::from(error)
                 );
             }
-            Err(error) => log::warn!("the pod's VM stays as it is: {error:#}"),
+            Err(error) => log::warn!("the pod's VM is not as large as it is to be: {error:#}"),
         }
     }
 
@@ -189,6 +199,38 @@ mod tests {
     fn a_pod_that_starts_larger_than_the_maximum_stays_so() {
         let sizing = sizing(size(6, 4));
         assert_eq!(sizing.max(), size(6, 8));
+    }
+
+    #[test]
+    fn a_vm_that_was_resized_half_way_is_asked_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let (sizing, asked) = (sizing(size(1, 2)), Arc::new(Mutex::new(Vec::new())));
+        let fit = |guest_goes_along: bool| {
+            let seen = Arc::clone(&asked);
+            runtime.block_on(sizing.fit_by(move |size| {
+                seen.lock().unwrap().push(size);
+                let message = "not now".to_owned();
+                Some(PodSize {
+                    vcpus: size.vcpus.get().into(),
+                    max_vcpus: 4,
+                    memory: size.memory.bytes(),
+                    wanted_memory: size.memory.bytes(),
+                    max_memory: 8 * GIB,
+                })
+                .filter(|_| guest_goes_along)
+                .ok_or(PodError::Resize { message })
+            }));
+            std::mem::take(&mut *asked.lock().unwrap())
+        };
+        assert_eq!(fit(true), [], "it is as large as it is to be");
+        sizing.set("a", limits(1, 1));
+        assert_eq!(fit(false), [size(2, 3)]);
+        // What has become of it is not known.
+        sizing.forget("a");
+        assert_eq!(fit(true), [size(1, 2)]);
+        assert_eq!(fit(true), []);
     }
 
     #[test]

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use sandbox::ContainerHandle;
 
 use crate::guest::Held;
 use crate::process::Process;
+
+/// How often containerd is told at most that a guest's kernel killed for want of memory in a container.
+const OOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a task is.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct Task {
     /// Its first process.
     pub init: Arc<Process>,
     paused: AtomicBool,
+    /// When containerd was last told of a lack of memory.
+    oom_told: Mutex<Option<Instant>>,
     execs: Mutex<HashMap<String, Arc<Process>>>,
 }
 
@@ -50,6 +56,7 @@ impl Task {
             kind,
             init: Arc::new(init),
             paused: AtomicBool::new(false),
+            oom_told: Mutex::new(None),
             execs: Mutex::new(HashMap::new()),
         }
     }
@@ -109,6 +116,17 @@ impl Task {
     /// Remembers whether they are.
     pub fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// The guest tells that memory was lacking; `false` if containerd has just been told. A guest can say so as
+    /// often as it likes.
+    pub fn hear_of_oom(&self, now: Instant) -> bool {
+        let mut told = self.oom_told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = told.is_none_or(|told| now.duration_since(told) >= OOM_INTERVAL);
+        if is_due {
+            *told = Some(now);
+        }
+        is_due
     }
 
     fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {

@@ -80,23 +80,31 @@ pub(crate) struct Gauge {
     vcpus: Arc<AtomicU8>,
     max_vcpus: u8,
     first_memory: u64,
+    max_memory: u64,
     growable: Option<MemHandle>,
 }
 
 impl Gauge {
     pub fn read(&self) -> VmSize {
-        let (plugged, requested, region) = self.growable.as_ref().map_or((0, 0, 0), |handle| {
+        let (plugged, requested) = self.growable.as_ref().map_or((0, 0), |handle| {
             let size = handle.size();
-            (size.plugged, size.requested, handle.region().size())
+            (size.plugged, size.requested)
         });
         VmSize {
             vcpus: self.vcpus.load(Ordering::SeqCst),
             max_vcpus: self.max_vcpus,
             memory: self.first_memory + plugged,
             wanted_memory: self.first_memory + requested,
-            max_memory: self.first_memory + region,
+            max_memory: self.max_memory,
         }
     }
+}
+
+/// Most bytes of memory that a machine of `first` bytes can be granted if it may grow to `max`, rounded up to what
+/// it takes at once. The pieces that KVM is given are larger: the last one need not be needed as a whole.
+fn most(first: MemorySize, max: MemorySize) -> u64 {
+    let more = max.bytes().saturating_sub(first.bytes());
+    first.bytes() + more.next_multiple_of(BLOCK)
 }
 
 /// Memory that a machine can be granted beside that which it starts with.
@@ -200,7 +208,7 @@ impl Growth {
     pub fn new(
         (cpus, vm): (Cpus, Arc<VmFd>),
         mut vcpus: Vec<VcpuFd>,
-        first_memory: MemorySize,
+        (first_memory, max_memory): (MemorySize, MemorySize),
         memory: Option<GrowableMemory>,
     ) -> Self {
         vcpus.reverse();
@@ -209,6 +217,10 @@ impl Growth {
                 vcpus: Arc::new(AtomicU8::new(vcpus.len() as u8)),
                 max_vcpus: cpus.count().get(),
                 first_memory: first_memory.bytes(),
+                max_memory: match &memory {
+                    Some(_) => most(first_memory, max_memory),
+                    None => first_memory.bytes(),
+                },
                 growable: memory.as_ref().map(|memory| memory.handle.clone()),
             },
             vm,
@@ -251,8 +263,13 @@ impl Growth {
         };
         let (bus, hook) = (Arc::clone(&with.bus), with.hook.clone());
         let index = self.running.len() as u8;
-        let thread = VcpuThread::start(index, vcpu, bus, with.events.clone(), hook)?;
-        self.running.push(thread);
+        match VcpuThread::start(index, vcpu, bus, with.events.clone(), hook) {
+            Ok(thread) => self.running.push(thread),
+            Err((vcpu, error)) => {
+                self.waiting.extend(vcpu);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -273,10 +290,13 @@ impl Growth {
             return Err(ResizeError::Memory { wanted, max });
         }
         while self.running.len() < usize::from(vcpus.get()) {
-            let index = self.running.len() as u8;
-            let vcpu = make_vcpu(&self.cpus, &self.vm, index)
-                .and_then(|vcpu| announce(&vcpu).map(|()| vcpu));
-            self.waiting.push(vcpu.map_err(ResizeError::MakeVcpu)?);
+            // One may be left that got no thread the last time.
+            if self.waiting.is_empty() {
+                let index = self.running.len() as u8;
+                let vcpu = make_vcpu(&self.cpus, &self.vm, index)
+                    .and_then(|vcpu| announce(&vcpu).map(|()| vcpu));
+                self.waiting.push(vcpu.map_err(ResizeError::MakeVcpu)?);
+            }
             self.start_one().map_err(ResizeError::StartVcpu)?;
             let running = self.running.len() as u8;
             self.gauge.vcpus.store(running, Ordering::SeqCst);
@@ -293,5 +313,33 @@ impl Growth {
         if let Some(memory) = &mut self.memory {
             memory.trim(&self.vm);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::growable;
+
+    #[test]
+    fn a_machine_can_become_as_large_as_it_may() {
+        const KIB: u64 = 1 << 10;
+        let size = |kib: u64| MemorySize::from_bytes(kib * KIB).unwrap();
+        // What a node has is no whole number of anything.
+        for (first, max) in [
+            (2 << 20, 16_373_484),
+            (2 << 20, (2 << 20) + 1),
+            (2 << 20, 4 << 20),
+            (65 << 20, 66_000_000 + (10 << 20)),
+            (64 << 10, 1 << 30),
+        ] {
+            let (first, max) = (size(first), size(max));
+            let region = growable(first, max).unwrap();
+            let most = most(first, max);
+            assert!(most >= max.bytes() && most < max.bytes() + BLOCK);
+            let last = most - first.bytes();
+            assert!(last <= region.size() && region.size() - last < region.piece());
+        }
+        assert_eq!(most(size(4 << 20), size(2 << 20)), 4 << 30);
     }
 }

@@ -118,14 +118,14 @@ pub struct Stop {
 
 /// A machine that is ready to run.
 pub struct Vm {
-    /// Dropped before memory: KVM must not see unmapped memory.
     growth: Growth,
     bus: Arc<Bus>,
+    slots: Slots,
     tail: ConsoleTail,
     events: (EventSender, Events),
-    memory: GuestMemory,
-    slots: Slots,
     on_thread_start: Option<ThreadHook>,
+    /// Dropped last: it is unmapped when nobody above has it any more, and KVM must not see unmapped memory.
+    memory: GuestMemory,
 }
 
 /// Steers a machine from any thread.
@@ -255,13 +255,18 @@ impl Vm {
             set_routes,
         ));
         Ok(Self {
-            growth: Growth::new((cpus, vm), vcpus, parts.memory, growable),
+            growth: Growth::new(
+                (cpus, vm),
+                vcpus,
+                (parts.memory, parts.max_memory),
+                growable,
+            ),
             bus,
+            slots,
             tail,
             events: events(),
-            memory,
-            slots,
             on_thread_start: parts.on_thread_start,
+            memory,
         })
     }
 

@@ -88,7 +88,7 @@ pub fn ranges(size: MemorySize) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// Where a guest of `size` bytes can grow up to `max` bytes, if it can.
+/// Where a guest of `size` bytes can grow up to `max` bytes, if it can. The last piece may reach beyond that.
 #[must_use]
 pub fn growable(size: MemorySize, max: MemorySize) -> Option<MemRegion> {
     let end = ranges(size).last().map_or(0, |(start, len)| start + len);
@@ -99,7 +99,7 @@ pub fn growable(size: MemorySize, max: MemorySize) -> Option<MemRegion> {
     };
     let more = max.bytes().checked_sub(size.bytes())?;
     let start = end.max(HIGH_MEMORY_START).next_multiple_of(LARGEST_BLOCK);
-    MemRegion::new(start, more / piece * piece, piece).ok()
+    MemRegion::new(start, more.next_multiple_of(piece), piece).ok()
 }
 
 /// Has the huge page at `start` backed by small ones, as far as it is touched at all.
@@ -286,16 +286,21 @@ mod tests {
         for (size, max, expected) in [
             (gib(2), gib(2), None),
             (gib(2), gib(1), None),
-            (mib(2048), mib(2048 + 127), None),
             (
                 mib(2048),
-                mib(2048 + 255),
+                mib(2048 + 1),
                 Some((4 << 30, 128 * MIB, 128 * MIB)),
+            ),
+            (
+                mib(2048),
+                mib(2048 + 129),
+                Some((4 << 30, 256 * MIB, 128 * MIB)),
             ),
             (gib(2), gib(8), Some((4 << 30, 6 << 30, 128 * MIB))),
             (gib(5), gib(6), Some((6 << 30, 1 << 30, 128 * MIB))),
             (gib(62), gib(70), Some((64 << 30, 8 << 30, 128 * MIB))),
-            (gib(63), gib(70), Some((64 << 30, 6 << 30, 2048 * MIB))),
+            (gib(63), gib(70), Some((64 << 30, 8 << 30, 2048 * MIB))),
+            (gib(63), gib(1024), Some((64 << 30, 962 << 30, 2048 * MIB))),
         ] {
             let region = growable(size, max);
             let region = region.map(|r| (r.start(), r.size(), r.piece()));

@@ -9,7 +9,8 @@ use sandbox::User;
 use sandbox::timestamp::Timestamp;
 use vmm::{MemorySize, VcpuCount};
 
-use super::{Root, Variable, absolute, duration, user, variable};
+use super::values::{absolute, duration, seconds, user, variable, vcpus};
+use super::{Root, Variable};
 
 /// A pod, or one of its containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,7 +268,7 @@ pub struct Stop {
     #[command(flatten)]
     pub root: Root,
     /// Seconds that the containers are given [default: as `run --stop-timeout` said]
-    #[arg(short, long, value_name = "SECONDS", value_parser = super::seconds)]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
     pub time: Option<u64>,
     /// The pods
     #[arg(required = true, value_name = "POD")]
@@ -292,7 +293,7 @@ pub struct Update {
     #[command(flatten)]
     pub root: Root,
     /// vCPUs that are online in the virtual machine
-    #[arg(long, value_name = "N", value_parser = super::vcpus)]
+    #[arg(long, value_name = "N", value_parser = vcpus)]
     pub cpus: Option<VcpuCount>,
     /// Memory of the virtual machine: 256M, 2G, 512Mi, 2Gi or bytes
     #[arg(long, value_name = "SIZE", value_parser = sandbox::config::parse_memory)]

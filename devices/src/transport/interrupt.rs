@@ -1,6 +1,7 @@
 //! The interrupt side of virtio-mmio: status bits and the line.
 
-use std::fmt::Display;
+use std::error::Error;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,12 +15,17 @@ use crate::device::{DeviceKind, Interrupt};
 
 const USED_BUFFER: u32 = 1 << 0;
 const CONFIG_CHANGE: u32 = 1 << 1;
+/// Most faults of its driver that are logged of a device, in all its lives: a driver can reset it and be at
+/// fault again some thousand times a second.
+const MAX_LINES: u32 = 16;
 
 /// `InterruptStatus` and the event file descriptor that raises the line.
 pub struct MmioInterrupt {
     kind: DeviceKind,
     status: AtomicU32,
     needs_reset: AtomicBool,
+    /// Faults that were logged.
+    logged: AtomicU32,
     line: EventFd,
     /// The `Status` register without `DEVICE_NEEDS_RESET`, for the mirror.
     device_status: AtomicU32,
@@ -35,6 +41,7 @@ impl MmioInterrupt {
             kind,
             status: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
+            logged: AtomicU32::new(0),
             line,
             device_status: AtomicU32::new(0),
             mirror: OnceLock::new(),
@@ -100,6 +107,24 @@ impl MmioInterrupt {
         self.publish();
     }
 
+    fn log(&self, reason: &dyn Error) {
+        let lines = self.logged.load(Ordering::SeqCst);
+        if lines < MAX_LINES {
+            // Only one thread comes here in each life, and the next life begins when it has gone.
+            self.logged.store(lines + 1, Ordering::SeqCst);
+            let last = if lines + 1 == MAX_LINES {
+                "; no more is said of it"
+            } else {
+                ""
+            };
+            log::warn!(
+                "{:?} device stopped until its driver resets it: {}{last}",
+                self.kind,
+                Chained(reason)
+            );
+        }
+    }
+
     fn raise(&self, bit: u32) {
         // The bit first: a driver that takes the interrupt at once must find its cause.
         let before = self.status.fetch_or(bit, Ordering::SeqCst);
@@ -124,56 +149,74 @@ impl Interrupt for MmioInterrupt {
         self.raise(CONFIG_CHANGE);
     }
 
-    fn needs_reset(&self, reason: &dyn Display) {
+    fn needs_reset(&self, reason: &dyn Error) {
         // Once per life of the device, so a guest cannot fill the log with it.
         if !self.needs_reset.swap(true, Ordering::SeqCst) {
-            log::warn!(
-                "{:?} device stopped until its driver resets it: {reason}",
-                self.kind
-            );
+            self.log(reason);
             self.publish();
         }
         self.raise(CONFIG_CHANGE);
     }
 }
 
+/// An error with its causes in one line.
+struct Chained<'a>(&'a (dyn Error + 'a));
+
+impl fmt::Display for Chained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::RefCell;
 
     use super::*;
+    use crate::queue::QueueFault;
 
     thread_local! {
         /// Lines that this thread has logged.
-        static LINES: Cell<usize> = const { Cell::new(0) };
+        static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Counts lines, each thread its own: other tests log as well.
-    struct Count;
+    /// Keeps lines, each thread its own: other tests log as well.
+    struct Keep;
 
-    impl log::Log for Count {
+    impl log::Log for Keep {
         fn enabled(&self, _: &log::Metadata<'_>) -> bool {
             true
         }
 
-        fn log(&self, _: &log::Record<'_>) {
-            LINES.set(LINES.get() + 1);
+        fn log(&self, record: &log::Record<'_>) {
+            LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
         }
 
         fn flush(&self) {}
     }
 
     #[test]
-    fn case_08_a_fault_is_logged_once_for_each_life() {
-        log::set_logger(&Count).unwrap();
+    fn case_08_a_fault_is_logged_once_for_each_life_and_not_for_ever() {
+        log::set_logger(&Keep).unwrap();
         log::set_max_level(log::LevelFilter::Warn);
         let line = EventFd::new(libc::EFD_CLOEXEC).unwrap();
         let interrupt = MmioInterrupt::new(DeviceKind::Fs, line, Arc::default());
-        for life in 1..=3 {
-            for fault in 0..100 {
-                interrupt.needs_reset(&fault);
+        for life in 1..=1000 {
+            for queue in 0..100 {
+                let source = virtio_queue::Error::InvalidAvailRingIndex;
+                interrupt.needs_reset(&QueueFault::Ring { queue, source });
             }
-            assert_eq!(LINES.get(), life);
+            let lines = LINES.take();
+            let cause = virtio_queue::Error::InvalidAvailRingIndex.to_string();
+            let first = format!("queue 0: rings are inconsistent: {cause}");
+            assert!(lines.iter().all(|line| line.contains(&first)), "{lines:?}");
+            assert_eq!(lines.len(), usize::from(life <= MAX_LINES), "life {life}");
             // The driver's reset.
             interrupt.clear();
         }

@@ -2,9 +2,10 @@
 
 mod state;
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -77,25 +78,25 @@ impl VcpuThread {
     /// Runs `vcpu` on a thread of its own, after `hook`, and tells `events` when it has ended.
     ///
     /// # Errors
-    /// When no thread can be made.
+    /// When no thread can be made. The vCPU comes back: KVM makes no second one of its number.
     pub fn start(
         index: u8,
-        mut vcpu: VcpuFd,
+        vcpu: VcpuFd,
         bus: Arc<Bus>,
         events: EventSender,
         hook: Option<ThreadHook>,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, (Option<VcpuFd>, io::Error)> {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
+        let thread = Builder::new()
             .name(format!("vcpu{index}"))
-            .stack_size(STACK)
-            .spawn(move || {
-                if let Some(hook) = hook {
-                    hook(ThreadKind::Vcpu);
-                }
-                events.end(run(&mut vcpu, &bus, &seen, &events));
-            })?;
+            .stack_size(STACK);
+        let thread = spawn_with(thread, vcpu, move |mut vcpu| {
+            if let Some(hook) = hook {
+                hook(ThreadKind::Vcpu);
+            }
+            events.end(run(&mut vcpu, &bus, &seen, &events));
+        })?;
         Ok(Self { thread, stop })
     }
 
@@ -109,6 +110,23 @@ impl VcpuThread {
         }
         let _ = self.thread.join();
     }
+}
+
+/// Has a thread do `work` with `value`, which comes back if there is none.
+fn spawn_with<T: Send + 'static>(
+    thread: Builder,
+    value: T,
+    work: impl FnOnce(T) + Send + 'static,
+) -> Result<JoinHandle<()>, (Option<T>, io::Error)> {
+    let take = |held: &Mutex<Option<T>>| held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let held = Arc::new(Mutex::new(Some(value)));
+    let theirs = Arc::clone(&held);
+    let started = thread.spawn(move || {
+        if let Some(value) = take(&theirs) {
+            work(value);
+        }
+    });
+    started.map_err(|error| (take(&held), error))
 }
 
 fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, events: &EventSender) -> VcpuEnd {
@@ -153,4 +171,22 @@ fn internal_error(vcpu: &mut VcpuFd) -> VcpuError {
     // SAFETY: the exit reason says that KVM filled in this arm of the union.
     let suberror = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror };
     VcpuError::Internal { suberror, rip }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_thread_is_given_comes_back_if_there_is_none() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let small = Builder::new().stack_size(STACK);
+        let thread = spawn_with(small, 7, move |value| sender.send(value).unwrap());
+        thread.unwrap().join().unwrap();
+        assert_eq!(receiver.recv(), Ok(7));
+        // More than there are addresses.
+        let large = Builder::new().stack_size(1 << 50);
+        let (back, _) = spawn_with(large, 8, |_| {}).unwrap_err();
+        assert_eq!(back, Some(8));
+    }
 }
