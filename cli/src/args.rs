@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use host_check::Purpose;
 use log::LevelFilter;
 use sandbox::forward::PortPlan;
@@ -15,7 +16,9 @@ use vmm::{MemorySize, VcpuCount};
 use crate::image::args::{Image, RunArgs};
 use crate::install::args::{Install, Uninstall};
 use crate::manifest::Reading;
-use values::{absolute, duration, hostname, rate_limit, restart, user_or_name, variable};
+use values::{
+    absolute, duration, hostname, log_level, rate_limit, restart, seconds, user_or_name, variable,
+};
 
 mod ports;
 mod values;
@@ -38,10 +41,36 @@ pub use verbs::{
 )]
 pub struct Args {
     /// Writes a log to standard error: error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = log_level)]
     pub log_level: Option<LevelFilter>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// Reads a command line, its program's name first.
+    pub fn read<T: Into<OsString> + Clone>(
+        line: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command_line();
+        let mut matches = command.try_get_matches_from_mut(line)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+
+    /// The command line as it is read. What follows an option is its value also if it is `-1`: the option
+    /// then says what is wrong with it.
+    pub fn command_line() -> clap::Command {
+        fn with_negative_values(command: clap::Command) -> clap::Command {
+            command
+                .mut_args(|arg| {
+                    let is_option_with_value =
+                        !arg.is_positional() && arg.get_action().takes_values();
+                    arg.allow_negative_numbers(is_option_with_value)
+                })
+                .mut_subcommands(with_negative_values)
+        }
+        with_negative_values(Self::command())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -164,7 +193,7 @@ Examples:
   podvmm run -f pod.yaml                          a Kubernetes Pod; see ps, logs, exec, stop, rm
   podvmm run -d --name web --rootfs DIR -- httpd -f      stays; see ps, logs, exec, stop, rm
 
-Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it;
+Exit status: the command's own; 128+N if signal N ended it; 124 when --timeout ended it; \
 125 when podvmm failed; 126 when the command cannot be executed; 127 when it is not found.";
 
 /// Headings of the options of `run`. A flattened group's heading goes on to what follows it, so every
@@ -183,6 +212,7 @@ pub mod heading {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = RUN_EXAMPLES)]
+#[group(id = "stays", multiple = true, args = ["detach", "file"])]
 pub struct Run {
     /// Runs the pod of a Kubernetes manifest, and leaves it to itself: name, size, images and commands
     /// are the manifest's. - is standard input
@@ -190,7 +220,7 @@ pub struct Run {
         short,
         long,
         value_name = "FILE",
-        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "max_cpus", "max_mem", "volumes", "devices", "env",
+        conflicts_with_all = ["name", "rootfs", "image", "entrypoint", "pull", "cpus", "mem", "volumes", "devices", "env",
             "workdir", "user", "hostname", "interactive", "tty", "timeout", "restart", "command"],
         help_heading = heading::MANIFEST
     )]
@@ -212,20 +242,20 @@ pub struct Run {
     /// Leaves the pod to itself once its command runs, and prints its name
     #[arg(short, long, conflicts_with = "timeout", help_heading = heading::GENERAL)]
     pub detach: bool,
-    /// With -d: removes the pod when it has ended
-    #[arg(long, requires = "detach", help_heading = heading::GENERAL)]
+    /// Removes the pod when it has ended, as is done without -d and -f in any case
+    #[arg(long, help_heading = heading::GENERAL)]
     pub rm: bool,
     /// With -d: starts the command again when it has ended: no, on-failure or always
     #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart, requires = "detach", help_heading = heading::GENERAL)]
     pub restart: Restart,
-    /// With -d: bytes of a log file, until the next one begins
-    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "detach", help_heading = heading::GENERAL)]
+    /// With -d or -f: bytes of a log file, until the next one begins
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = sandbox::config::parse_bytes, requires = "stays", help_heading = heading::GENERAL)]
     pub log_max_size: u64,
-    /// With -d: log files that are kept
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "detach", help_heading = heading::GENERAL)]
+    /// With -d or -f: log files that are kept
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100), requires = "stays", help_heading = heading::GENERAL)]
     pub log_max_files: u32,
     /// How long the command is given to end when the pod is stopped
-    #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = heading::GENERAL)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, help_heading = heading::GENERAL)]
     pub stop_timeout: u64,
     /// vCPUs of the virtual machine
     #[arg(long, value_name = "N", default_value = "1", value_parser = vcpus, help_heading = heading::MACHINE)]
@@ -243,7 +273,6 @@ pub struct Run {
     #[arg(
         long,
         value_name = "DIR",
-        required_unless_present_any = ["image", "file"],
         conflicts_with = "image",
         help_heading = heading::FILES
     )]
@@ -334,12 +363,65 @@ pub struct Run {
     #[command(flatten, next_help_heading = heading::GENERAL)]
     pub root: Root,
     /// Command and arguments to run [default: the image's]
-    #[arg(
-        required_unless_present_any = ["image", "file"],
-        trailing_var_arg = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+impl Run {
+    /// Whether there is something to run and a root for it; otherwise what to write.
+    pub fn complete(&self) -> Result<(), String> {
+        if self.file.is_some() {
+            return Ok(());
+        }
+        if let Some(option) = self.reading.given() {
+            return Err(format!(
+                "{option} is for a manifest: name one with -f pod.yaml, or leave {option} out"
+            ));
+        }
+        self.places()?;
+        if self.rootfs.is_none() && self.image.source.is_none() {
+            let missing = "no root for the container: name an image with --image debian:12, a directory with --rootfs DIR, or a manifest with -f pod.yaml";
+            return Err(match self.command.split_first() {
+                None => missing.to_owned(),
+                Some((image, [])) => {
+                    format!("{missing}. If `{image}` is an image: `podvmm run --image {image}`")
+                }
+                Some((image, command)) => format!(
+                    "{missing}. If `{image}` is an image: `podvmm run --image {image} -- {}`",
+                    command.join(" ")
+                ),
+            });
+        }
+        match self.command.first() {
+            None if self.rootfs.is_some() => {
+                Err("no command: write it at the end, as in -- sh".into())
+            }
+            Some(command) if command.is_empty() => {
+                Err("COMMAND is empty; name a program of the container, as in -- sh".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Run {
+    /// Whether each path in the container is given away once.
+    fn places(&self) -> Result<(), String> {
+        let volumes = self.volumes.iter().map(|v| ("--volume", &v.destination));
+        let devices = self.devices.iter().map(|d| ("--device", &d.path));
+        let mut places: Vec<(&str, PathBuf)> = Vec::new();
+        for (option, path) in volumes.chain(devices) {
+            // `/a/`, `/a/.` and `/a` are one place.
+            let place: PathBuf = Path::new(path).components().collect();
+            if let Some((other, _)) = places.iter().find(|(_, taken)| *taken == place) {
+                return Err(format!(
+                    "{option} {path}: {other} puts something else there; choose another path in the container"
+                ));
+            }
+            places.push((option, place));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

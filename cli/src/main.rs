@@ -16,15 +16,13 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-
 use crate::args::{Args, Command};
 
 /// Status for podvmm's own failures, as docker and podman have it.
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
@@ -77,7 +75,7 @@ fn main() -> ExitCode {
 /// Whether arguments that make no sense were meant for a command that runs nothing in a pod: its
 /// statuses are its own.
 fn has_own_statuses() -> bool {
-    let command = Args::command().ignore_errors(true);
+    let command = Args::command_line().ignore_errors(true);
     let matches = command.try_get_matches();
     matches.is_ok_and(|matches| {
         let name = matches.subcommand_name();

@@ -45,7 +45,7 @@ pub fn start(streams: Streams) -> io::Result<Vec<JoinHandle<()>>> {
 }
 
 fn spawn(
-    name: &str,
+    name: &'static str,
     mut from: UnixStream,
     to: io::Result<std::os::fd::OwnedFd>,
 ) -> io::Result<JoinHandle<()>> {
@@ -55,20 +55,39 @@ fn spawn(
         .stack_size(STACK)
         .spawn(move || {
             // When our side is closed the stream is dropped, and the command is told by SIGPIPE.
-            let _ = copy(&mut from, &mut to);
+            if let End::Write(error) = copy(&mut from, &mut to)
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
+                eprintln!("podvmm: the command's {name} cannot be written, and is lost: {error}");
+            }
         })
+}
+
+/// Why a copy has ended.
+#[derive(Debug)]
+enum End {
+    /// There is no more.
+    Eof,
+    /// There may be more.
+    Read,
+    /// It can be put nowhere.
+    Write(io::Error),
 }
 
 /// Copies as bytes come. `io::copy` would use splice(2), which keeps a pipe locked while it waits for
 /// the socket: whoever reads our output saw nothing of it until the next came, or the end.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+fn copy(from: &mut impl Read, to: &mut impl Write) -> End {
     let mut buffer = vec![0; BUFFER];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => to.write_all(&buffer[..length])?,
+            Ok(0) => return End::Eof,
+            Ok(length) => {
+                if let Err(error) = to.write_all(&buffer[..length]) {
+                    return End::Write(error);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(_) => return End::Read,
         }
     }
 }
@@ -79,4 +98,24 @@ fn copy_input(mut to: UnixStream) {
     }
     // End of file for the command; what it writes still comes.
     let _ = to.shutdown(Shutdown::Write);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_told_apart_from_what_cannot_be_read() {
+        let mut sink = Vec::new();
+        assert!(matches!(copy(&mut &b"hi"[..], &mut sink), End::Eof));
+        assert_eq!(sink, b"hi");
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let end = copy(&mut &b"hi"[..], &mut full);
+        let End::Write(error) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let mut unreadable = File::open("/").unwrap();
+        assert!(matches!(copy(&mut unreadable, &mut sink), End::Read));
+    }
 }

@@ -20,7 +20,7 @@ use sandbox::monitor::{
 use sandbox::net::cni::CniPlan;
 use sandbox::oci::{Changes, Mount};
 use sandbox::{ContainerConfig, Process, StartFailure, Stdio, User};
-use vmm::{MemorySize, VcpuCount};
+use vmm::MemorySize;
 
 use crate::OWN_FAILURE;
 use crate::args::{Net, Run};
@@ -57,11 +57,13 @@ pub fn run(args: &Run, root: Option<&Path>) -> anyhow::Result<u8> {
     if args.interactive && args.tty && !args.detach && !io::stdin().is_terminal() {
         bail!("-t: standard input is not a terminal; leave -t out, or use -t without -i");
     }
+    args.complete().map_err(anyhow::Error::msg)?;
     // Until the pod is there, a signal simply ends this process.
     if let Some(file) = &args.file {
         let data = absolute(&args.data.clone().unwrap_or_else(manifest::default_data))?;
         let mut planned = manifest::run::plan(file, &args.reading, &args.image, &data)?;
         of_any_pod(&mut planned.plan, args, root)?;
+        maximum(&mut planned.plan, args)?;
         return leave_alone(&planned.plan, &planned.locks());
     }
     let container = Root::of(args)?;
@@ -83,7 +85,8 @@ fn leave_alone(plan: &PodPlan, images: &[BorrowedFd<'_>]) -> anyhow::Result<u8> 
     } else {
         command.args(["--log-level", level.as_str()]);
     }
-    let detached = detach(command.arg("monitor"), plan, images)?;
+    let detached =
+        detach(command.arg("monitor"), plan, images).map_err(|error| of_container(error.into()))?;
     warn_of_gaps(&detached.gaps);
     print(&format!("{}\n", plan.name))?;
     Ok(0)
@@ -105,7 +108,7 @@ fn stay_with(plan: PodPlan, interactive: bool, signals: &Signals) -> anyhow::Res
         outlet.leave_raw_mode();
         return Err(match signals.interruption() {
             Some(interruption) => Interrupted(interruption).into(),
-            None => error.into(),
+            None => of_container(error.into()),
         });
     }
     let record = handle.record();
@@ -191,12 +194,33 @@ pub fn status_of(error: &anyhow::Error) -> u8 {
             Interruption::Timeout => TIMED_OUT,
         };
     }
+    status_of_start(start_failure(error))
+}
+
+/// Whether it was the command that could not be executed.
+fn start_failure(error: &anyhow::Error) -> Option<StartFailure> {
     let detached = match error.downcast_ref() {
         Some(DetachError::Start { start, .. }) => *start,
         _ => None,
     };
-    let attached = error.downcast_ref().and_then(MonitorError::start_failure);
-    status_of_start(detached.or(attached))
+    detached.or_else(|| error.downcast_ref().and_then(MonitorError::start_failure))
+}
+
+/// Tells whose file it is that is not there, or cannot be executed.
+fn of_container(error: anyhow::Error) -> anyhow::Error {
+    match start_failure(&error) {
+        Some(failure) => error.context(words_of_start(failure)),
+        None => error,
+    }
+}
+
+/// What is said before the system's reason why a command could not be executed.
+pub fn words_of_start(failure: StartFailure) -> &'static str {
+    match failure {
+        StartFailure::NotFound => "the container has no such program",
+        StartFailure::NotExecutable => "the container cannot execute this",
+        StartFailure::Other => "the container could not start the command",
+    }
 }
 
 /// The status of a command that could not be executed, as shells have it.
@@ -208,25 +232,38 @@ pub fn status_of_start(failure: Option<StartFailure>) -> u8 {
     }
 }
 
-/// How large the VM can become.
-fn maximum(args: &Run) -> anyhow::Result<(VcpuCount, MemorySize)> {
-    let (cpus, mem) = (args.cpus, args.mem);
-    let (max_cpus, max_mem) = (args.max_cpus.unwrap_or(cpus), args.max_mem.unwrap_or(mem));
+/// How large the VM can become: as large as it is, unless more is asked for.
+fn maximum(plan: &mut PodPlan, args: &Run) -> anyhow::Result<()> {
+    let present = |option: &str, value: &str| match &args.file {
+        Some(_) => format!("the {value} of the manifest's VM"),
+        None => format!("{option} {value}"),
+    };
+    let (cpus, max_cpus) = (plan.vcpus, args.max_cpus.unwrap_or(plan.vcpus));
     if max_cpus.get() < cpus.get() {
         bail!(
-            "--max-cpus {}: is less than --cpus {}; leave it out, or name more",
+            "--max-cpus {}: is less than {}; leave it out, or name more",
             max_cpus.get(),
-            cpus.get()
+            present("--cpus", &cpus.get().to_string())
         );
     }
+    let (mem, max_mem) = (plan.memory, args.max_mem.unwrap_or(plan.memory));
     if max_mem.bytes() < mem.bytes() {
         bail!(
-            "--max-mem {}: is less than the {} bytes of --mem; leave it out, or name more",
-            max_mem.bytes(),
-            mem.bytes()
+            "--max-mem {}: is less than {}; leave it out, or name more",
+            size_text(max_mem),
+            present("--mem", &size_text(mem))
         );
     }
-    Ok((max_cpus, max_mem))
+    (plan.max_vcpus, plan.max_memory) = (max_cpus, max_mem);
+    Ok(())
+}
+
+/// A size as it can be written.
+fn size_text(size: MemorySize) -> String {
+    match size.bytes() {
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{}M", bytes >> 20),
+        bytes => bytes.to_string(),
+    }
 }
 
 fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<PodPlan> {
@@ -238,7 +275,7 @@ fn plan(args: &Run, root: Option<&Path>, of_container: &Root) -> anyhow::Result<
     of_any_pod(&mut plan, args, root)?;
     plan.vcpus = args.cpus;
     plan.memory = args.mem;
-    (plan.max_vcpus, plan.max_memory) = maximum(args)?;
+    maximum(&mut plan, args)?;
     plan.hostname = args.hostname.clone().unwrap_or_default();
     plan.grace = Duration::from_secs(args.stop_timeout);
     let changes = if args.rootfs_rw {
@@ -366,4 +403,38 @@ fn container_config(args: &Run, pod: &PodPlan, process: Runs) -> ContainerConfig
         })
         .collect();
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn sizes(line: &[&str]) -> Result<(u32, u64), String> {
+        let line = ["podvmm", "run", "--rootfs", "/"].iter().chain(line);
+        let Command::Run(args) = Args::read(line.chain(&["true"])).unwrap().command else {
+            panic!("it is `run`");
+        };
+        let mut plan = PodPlan::new("web");
+        (plan.vcpus, plan.memory) = (args.cpus, args.mem);
+        maximum(&mut plan, &args).map_err(|error| error.to_string())?;
+        Ok((plan.max_vcpus.get().into(), plan.max_memory.bytes() >> 20))
+    }
+
+    #[test]
+    fn a_maximum_is_no_less_than_what_there_is() {
+        assert_eq!(sizes(&["--cpus", "2"]), Ok((2, 2048)));
+        assert_eq!(
+            sizes(&["--max-cpus", "3", "--max-mem", "3G"]),
+            Ok((3, 3072))
+        );
+        assert_eq!(
+            sizes(&["--cpus", "2", "--max-cpus", "1"]).unwrap_err(),
+            "--max-cpus 1: is less than --cpus 2; leave it out, or name more"
+        );
+        assert_eq!(
+            sizes(&["--mem", "512M", "--max-mem", "256M"]).unwrap_err(),
+            "--max-mem 256M: is less than --mem 512M; leave it out, or name more"
+        );
+    }
 }

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
@@ -62,7 +63,16 @@ impl Bench {
         for name in ["PODVMM_GUEST_DIR", "PODVMM_VMM"] {
             command.env_remove(name);
         }
-        let output = command.output().unwrap();
+        // A process that another test starts while a program is copied has that one open for writing until
+        // it executes its own.
+        let output = loop {
+            match command.output() {
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now();
+                }
+                output => break output.unwrap(),
+            }
+        };
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let status = output.status.code().unwrap();
         (status, text(output.stdout), text(output.stderr))

@@ -23,6 +23,9 @@ pub enum UserError {
     /// No such group.
     #[error("group `{0}` is not in the root file system's /etc/group; give the number")]
     NoGroup(String),
+    /// A number that the kernel has for nobody.
+    #[error("`{0}` is more than the highest number of a user or group, 4294967294")]
+    Number(String),
     /// A file cannot be read.
     #[error("the root file system's {file} cannot be read")]
     Unreadable {
@@ -140,6 +143,7 @@ pub fn identify(user: &str, passwd: &str, group: &str) -> Result<Identity, UserE
             uid,
             ..Identity::default()
         },
+        (None, None) if is_number(wanted) => return Err(UserError::Number(user.into())),
         (None, None) => return Err(UserError::NoUser(user.into())),
     };
     if let Some(name) = named_group {
@@ -147,7 +151,10 @@ pub fn identify(user: &str, passwd: &str, group: &str) -> Result<Identity, UserE
         identity.gid = by_name
             .map(|(_, gid, _)| gid)
             .or_else(|| id(name))
-            .ok_or_else(|| UserError::NoGroup(name.into()))?;
+            .ok_or_else(|| match name.to_owned() {
+                number if is_number(&number) => UserError::Number(number),
+                name => UserError::NoGroup(name),
+            })?;
         identity.groups.clear();
     }
     Ok(identity)
@@ -155,9 +162,12 @@ pub fn identify(user: &str, passwd: &str, group: &str) -> Result<Identity, UserE
 
 /// A number that can be a user or group: the highest one means "none" to the kernel.
 fn id(text: &str) -> Option<u32> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = digits.then(|| text.parse().ok()).flatten();
+    let number = is_number(text).then(|| text.parse().ok()).flatten();
     number.filter(|number| *number != u32::MAX)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
@@ -258,7 +268,8 @@ mod tests {
             ("nobody", "`nobody`"),
             ("broken", "`broken`"),
             ("huge", "`huge`"),
-            ("4294967295", "`4294967295`"),
+            ("4294967295", "`4294967295` is more than"),
+            ("app:4294967296", "`4294967296` is more than"),
             ("-1", "`-1`"),
             ("app:none", "`none`"),
             ("app:broken", "`broken`"),

@@ -146,8 +146,8 @@ impl Config {
                 "max_vcpus" => max.vcpus = read_vcpus(item).map_err(wrong)?,
                 "max_memory" => max.memory = read_memory(item).map_err(wrong)?,
                 "profile" => profile = read_profile(item).map_err(wrong)?,
-                "base_vcpus" => base_vcpus = Some(read_vcpus(item).map_err(wrong)?),
-                "base_memory" => base_memory = Some(read_memory(item).map_err(wrong)?),
+                "base_vcpus" => base_vcpus = Some((at, read_vcpus(item).map_err(wrong)?)),
+                "base_memory" => base_memory = Some((at, read_memory(item).map_err(wrong)?)),
                 _ => {
                     let known = "profile, base_vcpus, base_memory, max_vcpus and max_memory";
                     return Err(wrong(format!("unknown key; there are {known}")));
@@ -155,10 +155,29 @@ impl Config {
             }
         }
         let mut rule = Rule::of(profile);
-        if let Some(vcpus) = base_vcpus {
+        // With more than there may be, no pod would grow, or none would start.
+        if let Some((at, vcpus)) = base_vcpus {
+            if vcpus.get() > max.vcpus.get() {
+                let (base, max) = (vcpus.get(), max.vcpus.get());
+                return Err((
+                    at,
+                    format!(
+                        "base_vcpus: {base} is more than VMs may have; write {max} at most, or set max_vcpus"
+                    ),
+                ));
+            }
             rule.base.vcpus = vcpus.get().into();
         }
-        if let Some(memory) = base_memory {
+        if let Some((at, memory)) = base_memory {
+            if memory.bytes() > max.memory.bytes() {
+                let max = max.memory.bytes() >> 20;
+                return Err((
+                    at,
+                    format!(
+                        "base_memory: is more than VMs may have; write {max}M at most, or set max_memory"
+                    ),
+                ));
+            }
             rule.base.memory = memory.bytes();
         }
         Ok(Self { rule, max })
@@ -279,6 +298,14 @@ mod tests {
             ("max_vcpus = \"4\"", ":1: max_vcpus: write a number"),
             ("profile = \"aks\"", ":1: profile: \"aks\" is no profile"),
             ("base_memory = 1", ":1: base_memory: 1 bytes of memory"),
+            (
+                "base_vcpus = 4\nmax_vcpus = 3",
+                ":1: base_vcpus: 4 is more than VMs may have; write 3 at most",
+            ),
+            (
+                "\nbase_memory = \"100G\"",
+                ":2: base_memory: is more than VMs may have; write 4096M at most",
+            ),
             ("max_vcpus = 4\nmax_vcpus = 5", ":2: duplicate key"),
             ("\n\nmax_vcpus =", ":3: "),
         ] {

@@ -391,6 +391,9 @@ impl Pod {
 
     /// Gives back what the pod had of the host, however long that takes.
     pub async fn leave(self: &Arc<Self>) {
+        // containerd may have given up a Create whose VM is starting: that one is to be stopped as well, or
+        // the cgroup is never empty. No VM is started after this.
+        let _starting = self.starting.lock().await;
         self.halt(0).await;
         if let Some(vm) = self.vm().cloned() {
             let _ = blocking(move || vm.stop()).await;

@@ -65,7 +65,7 @@ Examples:
   podvmm port-forward web :80             a free port of this host, which is printed
   podvmm port-forward --address 0.0.0.0 web 8080:80     from other hosts, too
 
-It takes TCP connections until Ctrl-C, and ends when the pod does. The pod's server has to listen on its
+It takes TCP connections until Ctrl-C, and ends when the pod does. The pod's server has to listen on its \
 localhost or on all addresses. For a port that stays as long as the pod does: run --publish.";
 
 /// Forwards ports.

@@ -2,7 +2,7 @@ use super::*;
 
 fn parse(args: &[&str]) -> Result<Run, clap::Error> {
     let all = ["podvmm", "run"].iter().chain(args);
-    Args::try_parse_from(all).map(|args| match args.command {
+    Args::read(all).map(|args| match args.command {
         Command::Run(run) => *run,
         other => panic!("it is `run`, not {other:?}"),
     })
@@ -23,11 +23,21 @@ fn values_that_cannot_be_are_refused_by_name() {
         (["--cpus", "0"], "--cpus"),
         (["--cpus", "10000"], "--cpus"),
         (["--cpus", "1.5"], "--cpus"),
+        (["--cpus", "-1"], "`-1` is no whole number"),
+        (["--mem", "-1"], "`-1` is no size"),
+        (
+            ["--stop-timeout", "-1"],
+            "`-1` is no whole number of seconds",
+        ),
+        (["--log-level", "loud"], "`loud` is no level"),
         (["--mem", "1"], "--mem"),
         (["--volume", "x"], "--volume"),
         (["--volume", "a:b"], "absolute"),
         (["--volume", "a:/b:rx"], "rx"),
+        (["--volume", "a:/"], "--rootfs"),
+        (["--volume", "a:/b/../c"], "`..`"),
         (["--device", ""], "HOST is empty"),
+        (["--device", "a:/dev/null"], "in each container"),
         (["--device", ":/dev/a"], "HOST is empty"),
         (["--device", "disk.img"], "HOST:/dev/xvda"),
         (["--device", "a:/dev/a:w"], "can always be read"),
@@ -98,7 +108,7 @@ fn a_network_is_none_a_namespace_or_what_plugins_make() {
 
 #[test]
 fn a_check_is_for_something_known() {
-    let parse = |purpose: &str| Args::try_parse_from(["podvmm", "check", "--for", purpose]);
+    let parse = |purpose: &str| Args::read(["podvmm", "check", "--for", purpose]);
     for purpose in Purpose::ALL {
         match parse(&purpose.to_string()).unwrap().command {
             Command::Check(check) => assert_eq!(check.purpose, purpose),
@@ -113,6 +123,8 @@ fn a_check_is_for_something_known() {
 fn durations_are_read_as_people_write_them() {
     for (text, millis) in [
         ("500ms", 500),
+        ("1h30m", 5_400_000),
+        ("1m1s500ms", 61_500),
         ("30s", 30_000),
         ("7", 7_000),
         ("1h", 3_600_000),
@@ -126,8 +138,7 @@ fn an_image_knows_what_to_run() {
     let run = parse(&["--image", "debian:12", "--pull", "never"]).unwrap();
     assert!(run.command.is_empty() && run.rootfs.is_none());
     for args in [
-        &["true"][..],
-        &["--rootfs", "/"],
+        &["--image", "x", "--rootfs", "/", "true"][..],
         &["--image", "x", "--rootfs-rw"],
     ] {
         assert!(parse(args).is_err(), "{args:?}");
@@ -152,7 +163,7 @@ fn rates_are_bytes_and_requests() {
 
 #[test]
 fn every_option_of_run_is_under_its_own_heading() {
-    let mut command = <Args as clap::CommandFactory>::command();
+    let mut command = Args::command();
     let run = command.find_subcommand_mut("run").unwrap();
     let heading = |name: &str| {
         let mut options = run.get_arguments();
@@ -176,4 +187,71 @@ fn every_option_of_run_is_under_its_own_heading() {
     ] {
         assert_eq!(heading(option), expected, "--{option}");
     }
+}
+
+#[test]
+fn a_pod_in_the_foreground_may_be_told_to_go_as_it_does() {
+    let run = parse(&["--rm", "-it", "--rootfs", "/", "sh"]).unwrap();
+    assert!(run.rm && !run.detach);
+    let run = parse(&["--rm", "--log-max-size", "1M", "-f", "pod.yaml"]).unwrap();
+    assert!(run.rm && run.log_max_size == 1 << 20);
+    let error = parse(&["--log-max-size", "1M", "--rootfs", "/", "sh"]).unwrap_err();
+    assert!(error.to_string().contains("--detach"), "{error}");
+}
+
+#[test]
+fn what_is_missing_is_told_with_what_to_write() {
+    for (args, words) in [
+        (&[][..], "--image debian:12"),
+        (
+            &["debian:12", "bash", "-l"],
+            "podvmm run --image debian:12 -- bash -l",
+        ),
+        (&["-it", "debian"], "podvmm run --image debian`"),
+        (&["--rootfs", "/"], "-- sh"),
+        (&["--rootfs", "/", ""], "COMMAND is empty"),
+        (
+            &["--rootfs", "/", "--base-cpus", "2", "sh"],
+            "--base-cpus is for a manifest",
+        ),
+        (
+            &["--rootfs", "/", "--secret", "a=b", "sh"],
+            "--secret is for a manifest",
+        ),
+        (
+            &["--rootfs", "/", "-v", "a:/x:ro", "-v", "b:/x/", "sh"],
+            "--volume /x/: --volume",
+        ),
+        (
+            &["--rootfs", "/", "-v", "a:/x", "--device", "b:/x", "sh"],
+            "--device /x: --volume",
+        ),
+    ] {
+        let error = parse(args).unwrap().complete().unwrap_err();
+        assert!(error.contains(words), "{args:?}: {error}");
+    }
+    for args in [
+        &["--rootfs", "/", "sh"][..],
+        &["--image", "debian"],
+        &["-f", "pod.yaml"],
+    ] {
+        parse(args).unwrap().complete().unwrap();
+    }
+}
+
+/// A terminal may be narrower than the text: then its lines are broken anew, and those that were broken
+/// by hand twice.
+#[test]
+fn paragraphs_of_help_are_single_lines() {
+    fn look_at(command: &clap::Command) {
+        let help = command.get_after_help().map(ToString::to_string);
+        let help = help.unwrap_or_default();
+        let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+        for lines in help.lines().collect::<Vec<_>>().windows(2) {
+            let broken = is_prose(lines[0]) && is_prose(lines[1]);
+            assert!(!broken, "{}: {lines:?}", command.get_name());
+        }
+        command.get_subcommands().for_each(look_at);
+    }
+    look_at(&Args::command_line());
 }

@@ -1,9 +1,10 @@
 //! Values of options: what a text has to look like, and what it becomes.
 
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use log::LevelFilter;
 use sandbox::monitor::Restart;
 use sandbox::{Rate, RateLimit, User};
 use vmm::VcpuCount;
@@ -15,6 +16,25 @@ pub struct Device {
     pub path: String,
     pub read_only: bool,
 }
+
+/// What a container's `/dev` has in any case, by the OCI runtime specification.
+const OF_EACH_CONTAINER: [&str; 15] = [
+    "/dev/console",
+    "/dev/fd",
+    "/dev/full",
+    "/dev/mqueue",
+    "/dev/null",
+    "/dev/ptmx",
+    "/dev/pts",
+    "/dev/random",
+    "/dev/shm",
+    "/dev/stderr",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/tty",
+    "/dev/urandom",
+    "/dev/zero",
+];
 
 impl Device {
     /// As docker and podman read it: what is behind a single colon is permissions if it can be.
@@ -45,6 +65,11 @@ impl Device {
         let path = absolute(path).map_err(|error| {
             format!("{error}; name the one inside as well, as in HOST:/dev/xvda")
         })?;
+        if OF_EACH_CONTAINER.contains(&path.as_str()) {
+            return Err(format!(
+                "`{path}` is there in each container; choose another path, as in HOST:/dev/xvda"
+            ));
+        }
         Ok(Self {
             source: source.into(),
             path,
@@ -74,6 +99,15 @@ impl Volume {
             return Err("SRC is empty; write SRC:DST or SRC:DST:ro".into());
         }
         let destination = absolute(destination)?;
+        let path = Path::new(&destination);
+        if path.parent().is_none() {
+            return Err("`/` is the root itself; give it with --rootfs DIR or --image REF".into());
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(format!(
+                "`{destination}` goes up by `..`; write the path that it leads to"
+            ));
+        }
         Ok(Self {
             source: source.into(),
             destination,
@@ -208,23 +242,57 @@ pub fn hostname(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+pub fn log_level(text: &str) -> Result<LevelFilter, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no level; write error, warn, info, debug, trace or off"))
+}
+
+pub fn seconds(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no whole number of seconds"))
+}
+
+/// A number and its unit, or several of them as in 1h30m; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || format!("`{text}` is no duration; write 500ms, 30s, 5m or 1h");
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "s" | "" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => return Err(wrong()),
-    };
-    match millis {
-        Some(0) => Err("0 leaves no time; leave --timeout out for no limit".into()),
-        Some(millis) => Ok(Duration::from_millis(millis)),
-        None => Err(wrong()),
+    let wrong = || format!("`{text}` is no duration; write 500ms, 30s, 5m, 1h or 1h30m");
+    if let Ok(seconds) = text.parse() {
+        return some_time(Duration::from_secs(seconds));
     }
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let part;
+        (part, rest) = next_part(rest).ok_or_else(wrong)?;
+        sum = sum.checked_add(part).ok_or_else(wrong)?;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    some_time(sum)
+}
+
+fn some_time(time: Duration) -> Result<Duration, String> {
+    // More is no time that a clock could reach.
+    if time.as_millis() > u64::MAX.into() {
+        return Err("it is more than there is; leave it out for no limit".into());
+    }
+    if time.is_zero() {
+        return Err("0 leaves no time; leave --timeout out for no limit".into());
+    }
+    Ok(time)
+}
+
+/// The first number with its unit, and what is behind it.
+fn next_part(text: &str) -> Option<(Duration, &str)> {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let (number, behind) = text.split_at(text.find(|c| !is_digit(c))?);
+    let (unit, behind) = behind.split_at(behind.find(is_digit).unwrap_or(behind.len()));
+    let number: u64 = number.parse().ok()?;
+    let time = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.checked_mul(60)?),
+        "h" => Duration::from_secs(number.checked_mul(3600)?),
+        _ => return None,
+    };
+    Some((time, behind))
 }

@@ -9,7 +9,7 @@ use sandbox::User;
 use sandbox::timestamp::Timestamp;
 use vmm::{MemorySize, VcpuCount};
 
-use super::values::{absolute, duration, user, variable, vcpus};
+use super::values::{absolute, duration, seconds, user, variable, vcpus};
 use super::{Root, Variable};
 
 /// A pod, or one of its containers.
@@ -56,7 +56,7 @@ Examples:
   podvmm exec web -- ps                 in the pod's first container
   podvmm exec -it web/proxy -- sh       a shell in the container proxy
 
-Exit status: the command's own; 128+N if signal N ended it; 125 when podvmm failed; 126 when the
+Exit status: the command's own; 128+N if signal N ended it; 125 when podvmm failed; 126 when the \
 command cannot be executed; 127 when it is not found.";
 
 /// Runs a command in a container.
@@ -93,7 +93,7 @@ Examples:
   podvmm attach web                     the pod's first container
   podvmm attach --no-stdin web/proxy    only looks
 
-With a terminal, ctrl-p ctrl-q leaves, and the container goes on. Without one, signals are passed on,
+With a terminal, ctrl-p ctrl-q leaves, and the container goes on. Without one, signals are passed on, \
 and a second one within 3 s leaves.
 
 Exit status: the container's; 0 after ctrl-p ctrl-q; 125 when podvmm failed.";
@@ -150,7 +150,7 @@ Examples:
   podvmm cp ./site/. web:/srv           what is in site
   podvmm cp web:/var/log - | tar -t     as a tar archive
 
-Nothing is needed in the container's image. Links are copied as they are; devices, pipes and sockets are
+Nothing is needed in the container's image. Links are copied as they are; devices, pipes and sockets are \
 left out. Files are the user's on this machine, and root's in a container.";
 
 /// Copies files.
@@ -268,7 +268,7 @@ pub struct Stop {
     #[command(flatten)]
     pub root: Root,
     /// Seconds that the containers are given [default: as `run --stop-timeout` said]
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
     pub time: Option<u64>,
     /// The pods
     #[arg(required = true, value_name = "POD")]
@@ -282,7 +282,7 @@ Examples:
   podvmm update --cpus 1 --mem 512M web           less: memory that is in use stays until it is free
   podvmm inspect web                              size: what it has, and may have
 
-A pod grows up to what it was started with --max-cpus and --max-mem for. Memory comes and goes in blocks
+A pod grows up to what it was started with --max-cpus and --max-mem for. Memory comes and goes in blocks \
 of 2 MiB. No pod has less of it than it was started with.";
 
 /// Makes pods larger or smaller.
@@ -403,14 +403,14 @@ fn signal(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use clap::CommandFactory;
 
     use super::*;
     use crate::args::{Args, Command};
 
     fn parse(line: &str) -> Result<Command, String> {
         let words = line.split_whitespace();
-        Args::try_parse_from(words)
+        Args::read(words)
             .map(|args| args.command)
             .map_err(|error| error.to_string())
     }

@@ -19,7 +19,7 @@ Examples:
   podvmm image rm debian:12
   podvmm image prune --all                        everything that no pod uses
 
-REF is [REGISTRY/]REPOSITORY[:TAG][@DIGEST], as docker has it. IMAGE is such a name, or the first
+REF is [REGISTRY/]REPOSITORY[:TAG][@DIGEST], as docker has it. IMAGE is such a name, or the first \
 digits of an id.
 
 Exit status: 0, or 125 when podvmm failed; one message says what and what to do.";

@@ -70,6 +70,20 @@ pub fn acquire(source: &Source, pull: Pull, args: &RunArgs) -> anyhow::Result<Ac
     acquired
 }
 
+/// What is said before the reason why there is no image: the name of a file reads like an image's.
+fn told(source: &Source) -> String {
+    if let Source::Name(name) = source
+        && name.registry() == "docker.io"
+    {
+        let name = name.repository();
+        let file = name.strip_prefix("library/").unwrap_or(name);
+        if Path::new(file).exists() {
+            return format!("--image: for the file or directory here write ./{file}");
+        }
+    }
+    "--image".to_owned()
+}
+
 impl Root {
     /// The directory or image that the arguments name; an image is brought and unpacked if need be.
     pub fn of(args: &Run) -> anyhow::Result<Self> {
@@ -81,7 +95,7 @@ impl Root {
             });
         };
         let Acquired { root, config } =
-            acquire(source, args.image.pull, &args.image).context("--image")?;
+            acquire(source, args.image.pull, &args.image).with_context(|| told(source))?;
         Ok(Self {
             kind: Kind::Image(root),
             config,
@@ -128,10 +142,10 @@ impl Root {
                 opened.as_fd()
             }
         };
-        let identity = identify_in(dir, &run.user).context(if args.user.is_some() {
-            "--user"
-        } else {
-            "the user that the image names"
+        let identity = identify_in(dir, &run.user).with_context(|| match &self.kind {
+            _ if args.user.is_some() => "--user".to_owned(),
+            Kind::Image(_) => "the user that the image names".to_owned(),
+            Kind::Directory { path } => format!("--rootfs {}", path.display()),
         })?;
         if let Some(home) = &identity.home
             && !run.env.iter().any(|variable| variable.starts_with("HOME="))
@@ -139,5 +153,20 @@ impl Root {
             run.env.push(format!("HOME={home}"));
         }
         Ok(Process { run, identity })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_have_meant_a_file_is_told_how_to_write_it() {
+        // Tests run in the package's directory.
+        assert!(told(&"src".parse().unwrap()).ends_with("write ./src"));
+        assert!(told(&"src/image:1".parse().unwrap()).ends_with("write ./src/image"));
+        for name in ["nothing", "localhost/src", "./src"] {
+            assert_eq!(told(&name.parse().unwrap()), "--image", "{name}");
+        }
     }
 }

@@ -9,7 +9,7 @@ Examples:
   podvmm install --root /host           from a pod that has the node's root there
   podvmm install --root IMAGE --force   into an image, on another machine than its node
 
-What it needs lies beside podvmm, in ../lib/podvmm from there, or where PODVMM_GUEST_DIR says.
+What it needs lies beside podvmm, in ../lib/podvmm from there, or where PODVMM_GUEST_DIR says. \
 A second time it puts in place what has changed.
 
 Exit status: 0 installed, 1 refused: this machine cannot run pods, 2 everything else.";

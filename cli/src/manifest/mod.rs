@@ -77,6 +77,22 @@ pub struct Reading {
     pub base_mem: Option<MemorySize>,
 }
 
+impl Reading {
+    /// One of these options that was given, if any was.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            ("--ignore-unsupported", self.ignore_unsupported),
+            ("--configmap", !self.config_maps.is_empty()),
+            ("--secret", !self.secrets.is_empty()),
+            ("--sizing", self.sizing != Profile::default()),
+            ("--base-cpus", self.base_cpus.is_some()),
+            ("--base-mem", self.base_mem.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, is_given)| *is_given);
+        given.next().map(|(name, _)| name)
+    }
+}
+
 /// A name and the path of its data.
 #[derive(Clone, Debug)]
 pub struct Given {

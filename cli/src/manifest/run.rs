@@ -63,6 +63,9 @@ pub fn plan(
     }
     let size = reading.rule().size(limits(pod));
     let size = size.with_context(|| format!("{name}: no VM is as large"))?;
+    if let Some(warning) = overcommitted(size.memory.bytes(), sandbox::config::host_memory()) {
+        eprintln!("podvmm: warning: {warning}");
+    }
     let brought = brought(pod, images)?;
     let configs: Vec<_> = brought.iter().map(|(_, image)| config(image)).collect();
     let config_of = |wanted: &str| {
@@ -250,4 +253,32 @@ fn uid() -> anyhow::Result<String> {
         &hex[20..],
     ];
     Ok(parts.join("-"))
+}
+
+/// What there is to say of a VM that may want more memory than its host has. Limits promise nothing, so
+/// it is no error, as in a cluster.
+fn overcommitted(memory: u64, host: Option<u64>) -> Option<String> {
+    let host = host.filter(|host| memory > *host)?;
+    Some(format!(
+        "the VM is made for {} MiB and this host has {} MiB of memory: the more there is of it, the longer \
+         the guest takes to start; lower the memory limits of the containers, or --base-mem",
+        memory >> 20,
+        host >> 20
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_memory_than_there_is_is_told() {
+        assert_eq!(overcommitted(1 << 30, Some(1 << 30)), None);
+        assert_eq!(overcommitted(1 << 30, None), None);
+        let told = overcommitted(900 << 30, Some(4 << 30)).unwrap();
+        assert!(
+            told.contains("921600 MiB") && told.contains("4096 MiB"),
+            "{told}"
+        );
+    }
 }

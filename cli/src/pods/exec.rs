@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 
 use crate::args::{Exec, Variable};
 use crate::pumps::{self, Streams};
-use crate::run::status_of_start;
+use crate::run::{status_of_start, words_of_start};
 use crate::terminal::{self, RawMode};
 
 /// Signals that are passed on.
@@ -41,7 +41,7 @@ pub fn exec(args: &Exec, root: Option<&Path>) -> anyhow::Result<u8> {
             kind: RefusalKind::Start(failure),
             message,
         }) => {
-            eprintln!("podvmm: {message}");
+            eprintln!("podvmm: {}: {message}", words_of_start(failure));
             return Ok(status_of_start(Some(failure)));
         }
         other => other.with_context(|| format!("pod {}", view.name))?,

@@ -36,6 +36,8 @@ pub const MAX_BLOCKS: usize = 16;
 const MAX_NAME: usize = 128;
 /// How long containers are given to end unless something else is said, as in docker and podman.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// What statfs(2) says of cgroups (v2).
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// SIGTERM.
 const DEFAULT_STOP_SIGNAL: u32 = 15;
 
@@ -79,6 +81,12 @@ pub enum PlanError {
     /// The console's file could not be opened.
     #[error("--console {path}: cannot be written", path = .0.display())]
     Console(PathBuf, #[source] io::Error),
+    /// There is no such cgroup.
+    #[error(
+        "--cgroup {path}: is no cgroup (v2); make one below /sys/fs/cgroup with mkdir, and name that",
+        path = .0.display()
+    )]
+    Cgroup(PathBuf),
 }
 
 /// A pod. Paths are absolute: who carries it out may be elsewhere.
@@ -404,6 +412,11 @@ impl PodPlan {
     /// [`PlanError`] says what cannot be had.
     pub fn open(&self) -> Result<PodConfig, PlanError> {
         self.check()?;
+        if let Some(cgroup) = &self.cgroup
+            && !is_cgroup(cgroup)
+        {
+            return Err(PlanError::Cgroup(cgroup.clone()));
+        }
         let mut config = PodConfig::new(self.name.clone());
         config.root.clone_from(&self.root);
         config.vcpus = self.vcpus;
@@ -454,6 +467,11 @@ impl SharePlan {
             Share::open("--volume", &self.name, &self.path, self.read_only)
         }
     }
+}
+
+/// Whether it is a directory of the second version's file system.
+fn is_cgroup(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == CGROUP2_MAGIC) && path.is_dir()
 }
 
 fn check_name(name: &str) -> Result<(), PlanError> {

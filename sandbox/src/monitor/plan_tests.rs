@@ -84,3 +84,13 @@ fn disks_join_the_devices_that_a_container_has() {
     let both = serde_json::json!([node("/dev/a"), node("/dev/b")]);
     assert_eq!(container.spec["linux"]["devices"], both);
 }
+
+#[test]
+fn a_cgroup_that_is_none_is_refused_by_name() {
+    for path in ["/", "/dev/null", "/nowhere"] {
+        let mut plan = plan(&["a"]);
+        plan.cgroup = Some(path.into());
+        let error = plan.open().err().unwrap().to_string();
+        assert!(error.contains(&format!("--cgroup {path}: ")), "{error}");
+    }
+}

@@ -43,8 +43,15 @@ fn the_untrusted_pod_runs_as_it_was_written() {
     let bench = Bench::new();
     let images = images();
     let pod = Pod("untrusted".to_owned());
-    run(&bench, &images, UNTRUSTED.as_ref(), &[]).prints("untrusted\n");
+    run(&bench, &images, UNTRUSTED.as_ref(), &["--max-mem", "1G"]).refused(&[
+        "--max-mem 1024M",
+        "2048M",
+        "manifest",
+    ]);
+    run(&bench, &images, UNTRUSTED.as_ref(), &["--max-cpus", "2"]).prints("untrusted\n");
     pod.wait_for_log(".\n");
+    podvmm_does(&["update", "--cpus", "2", "untrusted"]).prints("untrusted\n");
+    podvmm_does(&["exec", "untrusted", "--", "nproc"]).prints("2\n");
     let inside = podvmm_does(&["exec", "untrusted", "--", "uname", "-r"]).text();
     assert!(inside.ends_with("-podvmm\n"), "{inside}");
     assert_eq!(pod.record()["plan"]["memory"], 2_u64 << 30);
