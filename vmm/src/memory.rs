@@ -20,7 +20,10 @@ use devices::Memory;
 use devices::mem::MemRegion;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use thiserror::Error;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap,
+    MmapRegion,
+};
 
 use crate::builder::MemorySize;
 
@@ -31,7 +34,8 @@ pub const HIGH_MEMORY_START: u64 = 4 << 30;
 /// Register windows of the virtio devices.
 pub const DEVICES_START: u64 = 0xd000_0000;
 
-const HUGE_PAGE: usize = 2 << 20;
+/// What a huge page of the host is, and what guest memory is aligned to.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Largest memory block of Linux, what it takes into and out of use at once.
 const LARGEST_BLOCK: u64 = 2 << 30;
@@ -98,6 +102,27 @@ pub fn growable(size: MemorySize, max: MemorySize) -> Option<MemRegion> {
     MemRegion::new(start, more.next_multiple_of(piece), piece).ok()
 }
 
+/// Has the huge page at `start` backed by small ones, as far as it is touched at all.
+///
+/// Advice: a kernel that does not take it backs the whole.
+///
+/// # Errors
+/// When no huge page of `memory` starts at `start`.
+pub(crate) fn back_by_small_pages(
+    memory: &GuestMemoryMmap,
+    start: GuestAddress,
+) -> Result<(), GuestMemoryError> {
+    let slice = memory.get_slice(start, HUGE_PAGE)?;
+    let host = slice.ptr_guard_mut();
+    if host.as_ptr().align_offset(HUGE_PAGE) != 0 {
+        return Err(GuestMemoryError::InvalidGuestAddress(start));
+    }
+    // SAFETY: the range is a part of guest memory, and the advice changes nothing of its contents.
+    let _ =
+        unsafe { rustix::mm::madvise(host.as_ptr().cast(), HUGE_PAGE, Advice::LinuxNoHugepage) };
+    Ok(())
+}
+
 impl GuestMemory {
     /// Reserves `size` bytes, and those of `growable`; nothing is backed before the guest touches it.
     ///
@@ -162,7 +187,7 @@ impl GuestMemory {
     }
 
     fn regions(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
-        use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+        use vm_memory::{Address, GuestMemoryRegion};
         self.memory.iter().flat_map(|memory| {
             memory.iter().map(|region| {
                 let host = region.as_ptr() as u64;

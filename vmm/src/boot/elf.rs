@@ -1,18 +1,21 @@
-//! An ELF kernel's headers, checked whole before anything is loaded.
-//!
-//! The loader checks what it needs for itself; it does not look at the machine, and a segment that
-//! claims more memory than it has bytes is never written to the end.
+//! An ELF kernel: headers that are checked whole before anything is loaded, and its segments into
+//! guest memory.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 
 use thiserror::Error;
+use vm_memory::{GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::image::Image;
-use super::layout;
+use super::{layout, padding};
 
+const ELFCLASS64: u8 = 2;
+const ELFDATA2LSB: u8 = 1;
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
+const PF_X: u32 = 1;
+const PF_W: u32 = 2;
 /// A kernel has a handful; a file that claims more is no kernel.
 const MAX_SEGMENTS: u16 = 64;
 
@@ -22,6 +25,14 @@ pub enum ElfError {
     /// The headers end before they should.
     #[error("its headers cannot be read")]
     Headers(#[source] io::Error),
+    /// Not of 64 bits, or of the other byte order.
+    #[error("it is no little-endian 64-bit file (ELF class {class}, data {data})")]
+    Class {
+        /// `EI_CLASS`; 2 is 64-bit.
+        class: u8,
+        /// `EI_DATA`; 1 is little-endian.
+        data: u8,
+    },
     /// Built for something else.
     #[error("it is for another machine (ELF machine {0}, x86-64 is {EM_X86_64})")]
     Machine(u16),
@@ -52,6 +63,26 @@ pub enum ElfError {
         /// Bytes in memory.
         memory_size: u64,
     },
+    /// A segment could not be copied, although it lies in file and memory.
+    #[error("segment {index} cannot be copied into guest memory")]
+    Copy {
+        /// Which one.
+        index: usize,
+        /// What the memory objected to.
+        #[source]
+        source: GuestMemoryError,
+    },
+}
+
+/// A kernel whose headers were checked.
+#[derive(Debug)]
+pub struct Checked {
+    /// Address of the first instruction, as the header has it.
+    pub entry: u64,
+    /// Where its last segment ends in guest memory. One without bytes in the file counts as well: the
+    /// kernel will use its memory.
+    pub end: u64,
+    segments: Vec<Segment>,
 }
 
 /// `Elf64_Ehdr`.
@@ -75,7 +106,7 @@ struct FileHeader {
 }
 
 /// `Elf64_Phdr`.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Segment {
     kind: u32,
@@ -88,12 +119,14 @@ struct Segment {
     align: u64,
 }
 
-/// Checks that the segments of `kernel` lie in the file and in guest memory below `low_end`, and says
-/// where the last of them ends there. One without bytes in the file counts as well: the kernel will
-/// use its memory.
-pub fn check(kernel: &mut Image, low_end: u64) -> Result<u64, ElfError> {
+/// Checks that the segments of `kernel` lie in the file and in guest memory below `low_end`.
+pub fn check(kernel: &mut Image, low_end: u64) -> Result<Checked, ElfError> {
     let file_len = kernel.len();
     let header: FileHeader = read(kernel, 0)?;
+    let (class, data) = (header.ident[4], header.ident[5]);
+    if (class, data) != (ELFCLASS64, ELFDATA2LSB) {
+        return Err(ElfError::Class { class, data });
+    }
     if header.machine != EM_X86_64 {
         return Err(ElfError::Machine(header.machine));
     }
@@ -101,23 +134,15 @@ pub fn check(kernel: &mut Image, low_end: u64) -> Result<u64, ElfError> {
     if count == 0 || count > MAX_SEGMENTS || usize::from(size) != size_of::<Segment>() {
         return Err(ElfError::Table { count, size });
     }
-    let mut kernel_end = 0;
+    let mut segments = Vec::new();
     for index in 0..count {
         let skipped = u64::from(index) * u64::from(size);
         let at = header.segments_at.saturating_add(skipped);
         let segment: Segment = read(kernel, at)?;
-        let in_file = segment
-            .offset
-            .checked_add(segment.file_size)
-            .is_some_and(|e| e <= file_len);
-        let end = segment.address.checked_add(segment.memory_size);
-        let in_memory = segment.address >= layout::EXTENDED_START
-            && segment.file_size <= segment.memory_size
-            && end.is_some_and(|end| end <= low_end);
         if segment.kind != PT_LOAD {
             continue;
         }
-        if !(in_file && in_memory) {
+        if !segment.lies_in(file_len, low_end) {
             return Err(ElfError::Segment {
                 index,
                 offset: segment.offset,
@@ -126,22 +151,52 @@ pub fn check(kernel: &mut Image, low_end: u64) -> Result<u64, ElfError> {
                 memory_size: segment.memory_size,
             });
         }
-        kernel_end = kernel_end.max(segment.address + segment.memory_size);
+        segments.push(segment);
     }
-    // What goes behind the kernel would overwrite boot data.
-    if kernel_end == 0 {
-        return Err(ElfError::Nothing);
+    let ends = segments.iter().map(|s| s.address + s.memory_size);
+    // Without one, what goes behind the kernel would overwrite boot data.
+    let end = ends.max().ok_or(ElfError::Nothing)?;
+    Ok(Checked {
+        entry: header.entry,
+        end,
+        segments,
+    })
+}
+
+impl Checked {
+    /// Copies what the segments have in the file to where they belong in `memory`, which is as new: what
+    /// a segment has beyond is zero already.
+    pub fn load(&self, kernel: &mut Image, memory: &GuestMemoryMmap) -> Result<(), ElfError> {
+        for (index, segment) in self.segments.iter().enumerate() {
+            let (from, to) = (segment.offset, GuestAddress(segment.address));
+            let len = segment.file_size as usize;
+            let copied = if segment.flags & (PF_X | PF_W) == PF_X {
+                padding::copy_text(kernel, from, memory, to, len)
+            } else {
+                kernel.copy_to(from, memory, to, len)
+            };
+            copied.map_err(|source| ElfError::Copy { index, source })?;
+        }
+        Ok(())
     }
-    Ok(kernel_end)
+}
+
+impl Segment {
+    /// Whether its bytes are in a file of `file_len`, and its memory is between boot data and `low_end`.
+    fn lies_in(&self, file_len: u64, low_end: u64) -> bool {
+        let ends_by =
+            |start: u64, len, limit| start.checked_add(len).is_some_and(|end| end <= limit);
+        ends_by(self.offset, self.file_size, file_len)
+            && ends_by(self.address, self.memory_size, low_end)
+            && self.address >= layout::EXTENDED_START
+            && self.file_size <= self.memory_size
+    }
 }
 
 fn read<T: FromBytes + IntoBytes + FromZeros>(kernel: &mut Image, at: u64) -> Result<T, ElfError> {
     let mut value = T::new_zeroed();
     kernel
-        .seek(SeekFrom::Start(at))
-        .map_err(ElfError::Headers)?;
-    kernel
-        .read_exact(value.as_mut_bytes())
+        .read_exact_at(at, value.as_mut_bytes())
         .map_err(ElfError::Headers)?;
     Ok(value)
 }
@@ -156,6 +211,7 @@ mod tests {
 
     fn kernel(change: impl FnOnce(&mut FileHeader, &mut Segment)) -> Result<u64, ElfError> {
         let mut header = FileHeader::new_zeroed();
+        header.ident[4..6].copy_from_slice(&[ELFCLASS64, ELFDATA2LSB]);
         header.machine = EM_X86_64;
         header.segments_at = 64;
         header.segment_size = 56;
@@ -172,7 +228,7 @@ mod tests {
         for part in [header.as_bytes(), segment.as_bytes(), &[0x90; 100]] {
             file.write_all(part).unwrap();
         }
-        check(&mut Image::map(&file).unwrap(), LOW_END)
+        check(&mut Image::map(&file).unwrap(), LOW_END).map(|checked| checked.end)
     }
 
     #[test]
@@ -192,6 +248,8 @@ mod tests {
         ));
         for change in [
             (|h, _| h.segment_count = 0xffff) as fn(&mut FileHeader, &mut Segment),
+            |h, _| h.ident[4] = 1,
+            |h, _| h.ident[5] = 2,
             |h, _| h.segment_count = 0,
             |h, _| h.segment_size = 1,
             |h, _| h.segments_at = u64::MAX,

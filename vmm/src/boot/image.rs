@@ -10,7 +10,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::volatile_memory::Error as VolatileMemoryError;
-use vm_memory::{FileOffset, MmapRegion, ReadVolatile, VolatileMemory, VolatileSlice};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryError, GuestMemoryMmap, MmapRegion, ReadVolatile,
+    VolatileMemory, VolatileSlice,
+};
 
 /// Copies are made in pieces for which the C library uses vector registers; beyond, it starts a
 /// string instruction, which is no faster and counts one instruction for each byte.
@@ -47,6 +50,30 @@ impl Image {
         self.mapping
             .as_ref()
             .map_or(0, |mapping| mapping.size() as u64)
+    }
+
+    /// Copies `len` bytes at `offset` to guest memory.
+    ///
+    /// # Errors
+    /// When the file has fewer, or they do not fit there.
+    pub fn copy_to(
+        &mut self,
+        offset: u64,
+        memory: &GuestMemoryMmap,
+        to: GuestAddress,
+        len: usize,
+    ) -> Result<(), GuestMemoryError> {
+        self.position = offset;
+        memory.read_exact_volatile_from(to, self, len)
+    }
+
+    /// Reads the bytes at `offset`.
+    ///
+    /// # Errors
+    /// When the file has fewer.
+    pub fn read_exact_at(&mut self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.position = offset;
+        self.read_exact(out)
     }
 
     /// Up to `max` bytes from the position on, consumed.

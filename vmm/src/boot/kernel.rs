@@ -5,11 +5,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::panic::resume_unwind;
 
 use linux_loader::bootparam::setup_header;
-use linux_loader::loader::{self, KernelLoader, bzimage::BzImage, elf::Elf};
+use linux_loader::loader::{self, KernelLoader, bzimage::BzImage};
 use thiserror::Error;
-use vm_memory::{
-    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::elf::ElfError;
 use super::image::Image;
@@ -144,15 +142,16 @@ pub fn load(
         memory: low_end >> 20,
         source,
     };
-    let start = Some(GuestAddress(layout::EXTENDED_START));
-    let (entry, end, result) = if got == 4 && magic == ELF_MAGIC {
-        let end = super::elf::check(kernel, low_end).map_err(|source| KernelError::Elf {
-            memory: low_end >> 20,
-            source,
-        })?;
-        let result = Elf::load(memory, None, kernel, start).map_err(failed)?;
-        (result.kernel_load, end, result)
+    let elf_failed = |source| KernelError::Elf {
+        memory: low_end >> 20,
+        source,
+    };
+    let (entry, end, setup_header) = if got == 4 && magic == ELF_MAGIC {
+        let elf = super::elf::check(kernel, low_end).map_err(elf_failed)?;
+        elf.load(kernel, memory).map_err(elf_failed)?;
+        (GuestAddress(elf.entry), elf.end, None)
     } else if is_bzimage(kernel).map_err(KernelError::Read)? {
+        let start = Some(GuestAddress(layout::EXTENDED_START));
         let result = BzImage::load(memory, None, kernel, start).map_err(failed)?;
         let header = result.setup_header.unwrap_or_default();
         if header.xloadflags & XLF_KERNEL_64 == 0 {
@@ -163,7 +162,11 @@ pub fn load(
         let unpacked = header.pref_address.max(at);
         let unpacked = unpacked.saturating_add(header.init_size.into());
         let end = result.kernel_end.max(unpacked);
-        (GuestAddress(at + BZIMAGE_ENTRY_64), end, result)
+        (
+            GuestAddress(at + BZIMAGE_ENTRY_64),
+            end,
+            result.setup_header,
+        )
     } else {
         return Err(KernelError::Format(magic));
     };
@@ -178,7 +181,7 @@ pub fn load(
     Ok(Loaded {
         entry,
         initrd,
-        setup_header: result.setup_header,
+        setup_header,
     })
 }
 
@@ -220,8 +223,8 @@ fn load_initrd(
     let (Ok(at), Ok(len)) = (u32::try_from(start), u32::try_from(bytes)) else {
         return Err(misfit);
     };
-    memory
-        .read_exact_volatile_from(GuestAddress(start), &mut image, len as usize)
+    image
+        .copy_to(0, memory, GuestAddress(start), len as usize)
         .map_err(KernelError::CopyInitrd)?;
     Ok((at, len))
 }

@@ -9,6 +9,7 @@ mod elf;
 mod image;
 mod kernel;
 mod mptable;
+mod padding;
 mod params;
 mod registers;
 

@@ -66,8 +66,9 @@ const COMMON: &[Call] = calls![
     SYS_mmap when NOT_EXECUTABLE, "more memory";
     SYS_mremap, "the allocator grows and shrinks large blocks";
     SYS_brk, "the allocator, whose one heap this is";
-    SYS_madvise when Is(2, &[MADV_DONTNEED as u32, MADV_FREE as u32, MADV_HUGEPAGE as u32, MADV_DONTDUMP as u32]),
-        "the allocator, the end of a thread, the balloon and unplugged memory give pages back; guest memory has huge pages, and is in no dump";
+    SYS_madvise when Is(2, &[MADV_DONTNEED as u32, MADV_FREE as u32, MADV_HUGEPAGE as u32,
+        MADV_NOHUGEPAGE as u32, MADV_DONTDUMP as u32]),
+        "the allocator, the end of a thread, the balloon and unplugged memory give pages back; guest memory has huge pages but where a kernel hardly uses one, and is in no dump";
     SYS_clock_gettime, "time, where the kernel offers no vDSO", unseen "kernels that tests run on do";
     SYS_getrandom, "seeds of hash tables; random numbers for the guest; numbers of a file session";
     SYS_fcntl when Is(1, &[F_DUPFD_CLOEXEC as u32, F_GETFD as u32, F_GETFL as u32]),
