@@ -52,8 +52,8 @@ pub trait Interrupt: Send + Sync {
     /// The configuration space changed.
     fn config_changed(&self);
     /// The device met a fault that it cannot recover from (virtio-v1.2 §2.1.2,
-    /// `DEVICE_NEEDS_RESET`). `reason` reaches the host's log, not the guest.
-    fn needs_reset(&self, reason: &dyn std::fmt::Display);
+    /// `DEVICE_NEEDS_RESET`). `reason` reaches the host's log with its causes, not the guest.
+    fn needs_reset(&self, reason: &dyn std::error::Error);
 }
 
 /// Everything that an inactive device is given when its driver sets `DRIVER_OK`.

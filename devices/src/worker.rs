@@ -1,6 +1,6 @@
 //! The thread behind one queue: woken by the doorbell, stopped from outside.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ impl Worker {
     ) -> io::Result<Self>
     where
         F: FnMut(&mut ActiveQueue, &AtomicBool) -> Result<(), E>,
-        E: Display,
+        E: Error,
     {
         let stop = Arc::new(AtomicBool::new(false));
         let kick = queue.kick().try_clone()?;
@@ -57,7 +57,7 @@ impl Worker {
     }
 }
 
-fn serve<E: Display>(
+fn serve<E: Error>(
     mut queue: ActiveQueue,
     stop: &AtomicBool,
     mut serve_available: impl FnMut(&mut ActiveQueue, &AtomicBool) -> Result<(), E>,

@@ -36,7 +36,7 @@ impl Kind {
             Self::Discard => 11,
             Self::WriteZeroes => 13,
             // Those above have an outcome that is known.
-            Self::Other(number) if matches!(number, 0 | 1 | 11) => 2,
+            Self::Other(0 | 1 | 11) => 2,
             Self::Other(number) => number,
         }
     }
@@ -158,7 +158,7 @@ impl Fuzzed {
         let head = header(kind.number(), sector as u64);
         let (first, second) = head.split_at(usize::from(cut) % 17);
         let at = sector * SECTOR;
-        let fits = at + len <= SECTORS * SECTOR && len % SECTOR == 0;
+        let fits = at + len <= SECTORS * SECTOR && len.is_multiple_of(SECTOR);
         match kind {
             Kind::In => {
                 let reply = self.ask(&[first, second], &[len as u32, 1]);

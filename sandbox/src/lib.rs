@@ -16,7 +16,7 @@
 //! - [`assets`]: where guest kernel, initramfs and VMM binary are found.
 //! - [`rundir`]: the pod's directory on the host, and who owns it. [`datadir`]: one on disk for what its
 //!   containers write.
-//! - [`volume`]: directories of the guest's memory.
+//! - [`volume`]: directories of the guest's memory. [`block`]: disks of the host that the guest is given.
 //! - [`control`]: the messages between sandbox and VMM process.
 //! - [`jail`]: what the VMM process can reach and do.
 //! - [`pod`], [`container`]: their lives.

@@ -77,7 +77,7 @@ impl Awaiting {
                 vmm.next_report()?;
             }
             if ready[0] {
-                let (stream, _) = self.listener.accept().map_err(PodError::lifeline)?;
+                let (stream, _) = self.listener.accept().map_err(PodError::Connect)?;
                 break stream;
             }
         };
@@ -95,8 +95,8 @@ impl Awaiting {
         }
         stream
             .set_read_timeout(Some(HELLO_TIMEOUT))
-            .map_err(PodError::lifeline)?;
-        let first: Option<AgentEvent> = read_message(&mut stream).map_err(PodError::frame)?;
+            .map_err(PodError::Connect)?;
+        let first: Option<AgentEvent> = read_message(&mut stream).map_err(PodError::Hello)?;
         let hello = match first.and_then(|event| event.event) {
             Some(agent_event::Event::Hello(hello)) => hello,
             Some(agent_event::Event::Failure(failure)) => {
@@ -112,7 +112,7 @@ impl Awaiting {
         };
         check_versions(agent_protocol::PROTOCOL_VERSION, hello.protocol_version)
             .map_err(PodError::Version)?;
-        stream.set_read_timeout(None).map_err(PodError::lifeline)?;
+        stream.set_read_timeout(None).map_err(PodError::Connect)?;
         Ok((hello, listen_on(stream, events)))
     }
 }
@@ -137,7 +137,7 @@ fn wait(fds: &[BorrowedFd<'_>; 3], deadline: Instant) -> Result<[bool; 3], PodEr
         let mut set = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut set, Some(&timeout)) {
             Err(rustix::io::Errno::INTR) | Ok(0) => {}
-            Err(errno) => return Err(PodError::lifeline(errno.into())),
+            Err(errno) => return Err(PodError::Connect(errno.into())),
             Ok(_) => return Ok(set.map(|fd| !fd.revents().is_empty())),
         }
     }

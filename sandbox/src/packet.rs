@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -79,4 +80,14 @@ pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, 
     }
     let message = serde_json::from_slice(&bytes[..received.bytes])?;
     Ok(Some((message, fds)))
+}
+
+/// Whether the other end of a connection is gone. Waits for nothing, and takes nothing that has arrived.
+pub(crate) fn peer_is_gone(connection: impl AsFd) -> bool {
+    let mut set = [PollFd::new(&connection, PollFlags::empty())];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut set, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }

@@ -1,4 +1,4 @@
-//! What the node's administrator allows: the runtime's configuration file.
+//! What the node's administrator allows: the runtime's configuration file, or that of a handler.
 //!
 //! Nothing that comes with a pod can change it, or name another file. Without it there are defaults.
 
@@ -10,6 +10,8 @@ use sandbox::sizing::{Base, Profile, Rule, Size};
 use thiserror::Error;
 use toml_edit::{Document, Item, Value};
 use vmm::{ConfigError, MemorySize, VcpuCount};
+
+use crate::options::Source;
 
 /// The file.
 pub const PATH: &str = "/etc/podvmm/config.toml";
@@ -50,6 +52,16 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    fn wrong(path: impl Into<PathBuf>, text: &str, (at, message): Wrong) -> Self {
+        Self::Wrong {
+            path: path.into(),
+            line: text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1,
+            message,
+        }
+    }
+}
+
 /// How pods are run on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -63,12 +75,28 @@ pub struct Config {
 type Wrong = (usize, String);
 
 impl Config {
-    /// That of this node.
+    /// That of a handler, by default this node's.
     ///
     /// # Errors
-    /// [`FileError`] names file and line. There is no error in that there is no file.
-    pub fn read() -> Result<Self, FileError> {
-        Self::read_from(Path::new(PATH), Self::default_max())
+    /// [`FileError`] names file and line. There is no error in that the node has no file.
+    pub fn read(source: &Source) -> Result<Self, FileError> {
+        let max = Self::default_max();
+        match source {
+            Source::Node => match Self::read_from(Path::new(PATH), max) {
+                Err(FileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    Ok(Self::without_file(max))
+                }
+                read => read,
+            },
+            Source::File(path) => Self::read_from(path, max),
+            Source::Inline(text) => Self::parse(text, max)
+                .map_err(|wrong| FileError::wrong("the handler's options", text, wrong)),
+        }
+    }
+
+    fn without_file(max: Size) -> Self {
+        let rule = Rule::default();
+        Self { rule, max }
     }
 
     fn read_from(path: &Path, default_max: Size) -> Result<Self, FileError> {
@@ -76,24 +104,13 @@ impl Config {
             path: path.to_owned(),
             source,
         };
-        let length = match fs::metadata(path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(failed(error)),
-        };
+        let length = fs::metadata(path).map_err(failed)?.len();
         if length > MAX_LENGTH {
             let path = path.to_owned();
             return Err(FileError::TooLong { path, length });
         }
-        let text = match length {
-            0 => String::new(),
-            _ => fs::read_to_string(path).map_err(failed)?,
-        };
-        Self::parse(&text, default_max).map_err(|(at, message)| FileError::Wrong {
-            path: path.to_owned(),
-            line: text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1,
-            message,
-        })
+        let text = fs::read_to_string(path).map_err(failed)?;
+        Self::parse(&text, default_max).map_err(|wrong| FileError::wrong(path, &text, wrong))
     }
 
     /// The node's CPUs, as far as they cost nothing, and its memory.
@@ -202,12 +219,26 @@ mod tests {
 
     #[test]
     fn without_a_file_there_are_defaults() {
-        let config = Config::read_from(Path::new("/no/such/file"), size(2, 4)).unwrap();
+        let config = Config::without_file(size(2, 4));
         assert_eq!(config.rule, Rule::default());
         assert_eq!(config.max, size(2, 4));
         assert_eq!(parse("# nothing\n"), Ok(config));
         let max = Config::default_max();
         assert!(max.vcpus.get() <= MAX_VCPUS && max.memory.bytes() >= MemorySize::MIN);
+    }
+
+    #[test]
+    fn a_handlers_own_settings_have_to_be_there() {
+        let error = Config::read(&Source::File("/no/such/file".into())).unwrap_err();
+        assert_eq!(error.to_string(), "/no/such/file: cannot be read");
+        let config = Config::read(&Source::Inline("max_vcpus = 3".into())).unwrap();
+        assert_eq!(config.max.vcpus.get(), 3);
+        let error = Config::read(&Source::Inline("# x\nmax = 3".into())).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("the handler's options:2: max: unknown key"),
+            "{text}"
+        );
     }
 
     #[test]

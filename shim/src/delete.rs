@@ -25,10 +25,8 @@ use crate::args::Args;
 use crate::bundle;
 use crate::cgroup::{self, IN_THE_END};
 use crate::listener::{self, Dialled};
-use crate::process::timestamp;
+use crate::process::{KILLED, timestamp};
 
-/// Status of what was killed.
-const KILLED: u32 = 128 + 9;
 /// How long the shim may take to answer, and what is left of it to go away, before that becomes the
 /// background's. Both together are less than containerd waits for this command.
 const AT_ONCE: Duration = Duration::from_millis(1500);

@@ -13,10 +13,12 @@
 //! # Map
 //! - [`args`]: what containerd says on the command line.
 //! - [`start`], [`delete`]: the two short-lived commands.
-//! - [`serve`]: the process in the background.
+//! - [`serve`]: the process in the background. [`listener`]: whether there is one.
 //! - [`service`]: containerd's calls.
 //! - [`pod`]: the pod: its VM and its tasks.
+//! - [`bundle`], [`config`], [`options`]: what containerd and the node's administrator have written.
 //! - [`guest`]: from bundles to containers in it.
+//! - [`size`]: how large the VM is to be.
 //! - [`task`], [`process`]: a container, and a process in it.
 //! - [`cgroup`]: where the pod's costs are counted.
 //! - [`forward`]: connections to the pod's localhost.
@@ -37,6 +39,7 @@ mod events;
 mod forward;
 mod guest;
 mod listener;
+mod options;
 mod pod;
 mod process;
 mod serve;

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,13 +29,12 @@ use crate::config::Config;
 use crate::events::{Publisher, task_io};
 use crate::forward;
 use crate::guest::{self, Held, Pause, Template};
-use crate::process::{Ended, Process, timestamp};
+use crate::options::{self, Source};
+use crate::process::{Ended, KILLED, Process, timestamp};
 use crate::size::{LINGER, Sizing};
 use crate::streams::{Paths, Streams};
 use crate::task::{Kind, Task};
 
-/// Status of a process whose VM has ended under it: as if it had been killed.
-const KILLED: u32 = 128 + 9;
 /// How long the guest's kernel may take to start. A busy node starts many at once.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most block volumes that a pod has at a time. Which it will have is not known when its VM starts.
@@ -62,6 +62,8 @@ pub struct Pod {
     /// Held while the VM starts.
     starting: tokio::sync::Mutex<()>,
     tasks: Mutex<HashMap<String, Arc<Task>>>,
+    /// Whether all processes have ended, and whatever comes from now on.
+    is_over: AtomicBool,
     news: mpsc::Sender<News>,
 }
 
@@ -114,6 +116,7 @@ impl Pod {
             pause: OnceLock::new(),
             starting: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(HashMap::new()),
+            is_over: AtomicBool::new(false),
             news,
         };
         (Arc::new(pod), heard)
@@ -158,10 +161,12 @@ impl Pod {
         self.tasks().remove(id);
     }
 
-    /// Takes a task that was made elsewhere.
-    #[cfg(test)]
-    pub fn adopt(&self, task: Task) {
+    /// Takes a task. The VM may have ended while it was made, and nobody tells of its end again.
+    pub async fn adopt(&self, task: Task) {
         self.tasks().insert(task.id.clone(), Arc::new(task));
+        if self.is_over.load(Ordering::Acquire) {
+            self.all_ended().await;
+        }
     }
 
     /// Whether there is no task.
@@ -188,7 +193,8 @@ impl Pod {
             terminal: request.terminal,
         };
         if !matches!(role, Role::Member(_)) {
-            self.start_vm(&bundle, &role).await?;
+            let source = options::source(request.options.as_ref())?;
+            self.start_vm(&bundle, &role, &source).await?;
         }
         if role != Role::Sandbox {
             self.resize_for(&request.id, bundle.limits()).await;
@@ -217,11 +223,11 @@ impl Pod {
             pid: self.pid(),
             ..Default::default()
         });
-        self.tasks().insert(request.id.clone(), Arc::new(task));
+        self.adopt(task).await;
         Ok(())
     }
 
-    async fn start_vm(&self, bundle: &Bundle, role: &Role) -> anyhow::Result<()> {
+    async fn start_vm(&self, bundle: &Bundle, role: &Role, source: &Source) -> anyhow::Result<()> {
         let _starting = self.starting.lock().await;
         if self.vm.get().is_some() {
             bail!("the pod of this shim has a sandbox already");
@@ -232,7 +238,7 @@ impl Pod {
             bundle::note_cgroup(&self.args.namespace, &self.args.id, path)?;
             let _ = self.cgroup.set(Cgroup::enter(path)?);
         }
-        let settings = Config::read()?;
+        let settings = Config::read(source)?;
         let announced = bundle::limits(bundle, role);
         let size = settings.rule.size(announced).context("the pod's limits")?;
         let sizing = Sizing::new(&settings, announced, size);
@@ -463,6 +469,7 @@ impl Pod {
     }
 
     async fn all_ended(&self) {
+        self.is_over.store(true, Ordering::Release);
         let tasks: Vec<_> = self.tasks().values().cloned().collect();
         let of_sandbox = self.sandbox_status.get().copied().unwrap_or(KILLED);
         for task in tasks {

@@ -13,7 +13,7 @@ const EXIT: Exit = Exit {
     at_ns: 0,
 };
 
-fn pod() -> (Arc<Pod>, mpsc::Receiver<News>) {
+async fn pod() -> (Arc<Pod>, mpsc::Receiver<News>) {
     let (pod, heard) = Pod::new(Args {
         action: Action::Serve,
         namespace: "test".into(),
@@ -23,7 +23,8 @@ fn pod() -> (Arc<Pod>, mpsc::Receiver<News>) {
         debug: false,
     });
     let init = Process::new(Paths::default(), None, None);
-    pod.adopt(Task::new("one", "/bundle".into(), Kind::Sandbox, init));
+    pod.adopt(Task::new("one", "/bundle".into(), Kind::Sandbox, init))
+        .await;
     (pod, heard)
 }
 
@@ -46,7 +47,7 @@ fn run(work: impl Future<Output = ()>) {
 #[test]
 fn case_08_an_end_that_is_told_again_and_again_is_one() {
     run(async {
-        let (pod, heard) = pod();
+        let (pod, heard) = pod().await;
         let process = pod.task("one").unwrap().process("").unwrap();
         // Its start takes a while.
         let starting = process.order.lock().await;
@@ -72,7 +73,7 @@ fn case_08_an_end_that_is_told_again_and_again_is_one() {
 #[test]
 fn case_08_news_that_nobody_hears_are_held_back() {
     run(async {
-        let (pod, _heard) = pod();
+        let (pod, _heard) = pod().await;
         let taken = (0..10_000).take_while(|_| pod.news.try_send(exited()).is_ok());
         assert_eq!(taken.count(), NEWS);
     });
@@ -81,7 +82,7 @@ fn case_08_news_that_nobody_hears_are_held_back() {
 #[test]
 fn case_08_a_lack_of_memory_is_told_once_in_a_while() {
     run(async {
-        let (pod, _heard) = pod();
+        let (pod, _heard) = pod().await;
         (0..10_000).for_each(|_| pod.oom_killed("one"));
         (0..10_000).for_each(|_| pod.oom_killed("none"));
         // Less than a second has passed, or the machine is very slow.

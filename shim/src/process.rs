@@ -13,6 +13,11 @@ use crate::streams::{Paths, Streams};
 /// How long the last output of a process may take to be read before it is given up.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
+/// The signal's number on Linux.
+pub const SIGKILL: u32 = 9;
+/// Status of what was killed, of what was asked to end and did, and of what a VM has ended under.
+pub const KILLED: u32 = 128 + SIGKILL;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {

@@ -9,6 +9,7 @@ use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::r#async::Server;
 use containerd_shim_protos::ttrpc::r#async::transport::{Listener, Socket};
 use futures_util::stream;
+use tokio::net::{UnixListener as TokioListener, UnixStream};
 
 use crate::args::Args;
 use crate::bundle;
@@ -22,6 +23,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const STACK: usize = 256 * 1024;
 /// Connections that wait to be accepted, at most.
 const BACKLOG: i32 = 128;
+/// How long to wait where no connection can be accepted, for want of descriptors as a rule.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the answer to containerd's last call may take.
 const LAST_ANSWER: Duration = Duration::from_millis(100);
 
@@ -54,11 +57,11 @@ async fn serve(args: &Args, listener: UnixListener) -> anyhow::Result<()> {
     listener
         .set_nonblocking(true)
         .context("the shim's socket")?;
-    let listener = tokio::net::UnixListener::from_std(listener)
+    let listener = TokioListener::from_std(listener)
         .context("standard input is no socket: containerd starts this program")?;
     let connections = stream::unfold(listener, async |listener| {
-        let connection = listener.accept().await;
-        Some((connection.map(|(stream, _)| Socket::new(stream)), listener))
+        let connection = accept(&listener).await;
+        Some((Ok(Socket::new(connection)), listener))
     });
     let (pod, news) = Pod::new(args.clone());
     let listening = tokio::spawn(Arc::clone(&pod).listen(news));
@@ -73,4 +76,15 @@ async fn serve(args: &Args, listener: UnixListener) -> anyhow::Result<()> {
     pod.publisher.close().await;
     listening.abort();
     Ok(())
+}
+
+/// The next connection. The server would try again at once what fails, and say so each time.
+async fn accept(listener: &TokioListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => return connection,
+            Err(error) => log::warn!("a call cannot be taken: {error}"),
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
 }

@@ -23,14 +23,11 @@ use sandbox::container::Refusal;
 use sandbox::{ContainerError, ContainerHandle};
 
 use crate::pod::{Pod, blocking};
-use crate::process::{Ended, Process, Stage, timestamp};
+use crate::process::{Ended, KILLED, Process, SIGKILL, Stage, timestamp};
 use crate::stats;
 use crate::streams::Paths;
 use crate::task::{Kind, Task};
 
-/// Status of what was killed, and of what was asked to end and did.
-const KILLED: u32 = 128 + SIGKILL;
-const SIGKILL: u32 = 9;
 /// Status of a command that could not be executed.
 const NOT_STARTED: u32 = 127;
 
@@ -172,7 +169,7 @@ impl TaskService for Service {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
-        let (task, process) = self.process(&request.id, &request.exec_id)?;
+        let (_, process) = self.process(&request.id, &request.exec_id)?;
         // Whoever kills what has ended has what they want.
         if matches!(process.stage(), Stage::Ended(_)) {
             return Ok(Empty::new());
@@ -191,7 +188,6 @@ impl TaskService for Service {
             Err(_) if matches!(process.stage(), Stage::Ended(_)) => {}
             done => done?,
         }
-        drop(task);
         Ok(Empty::new())
     }
 
@@ -256,28 +252,36 @@ impl TaskService for Service {
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
         let task = self.task(&request.id)?;
-        if let Some(container) = task.container().cloned() {
-            ask(move || container.pause()).await?;
-        }
-        task.set_paused(true);
-        self.pod.publisher.publish(&TaskPaused {
-            container_id: request.id,
-            ..Default::default()
-        });
-        Ok(Empty::new())
+        let pod = Arc::clone(&self.pod);
+        whole(async move {
+            if let Some(container) = task.container().cloned() {
+                ask(move || container.pause()).await?;
+            }
+            task.set_paused(true);
+            pod.publisher.publish(&TaskPaused {
+                container_id: request.id,
+                ..Default::default()
+            });
+            Ok(Empty::new())
+        })
+        .await
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
         let task = self.task(&request.id)?;
-        if let Some(container) = task.container().cloned() {
-            ask(move || container.resume()).await?;
-        }
-        task.set_paused(false);
-        self.pod.publisher.publish(&TaskResumed {
-            container_id: request.id,
-            ..Default::default()
-        });
-        Ok(Empty::new())
+        let pod = Arc::clone(&self.pod);
+        whole(async move {
+            if let Some(container) = task.container().cloned() {
+                ask(move || container.resume()).await?;
+            }
+            task.set_paused(false);
+            pod.publisher.publish(&TaskResumed {
+                container_id: request.id,
+                ..Default::default()
+            });
+            Ok(Empty::new())
+        })
+        .await
     }
 
     async fn resize_pty(

@@ -132,7 +132,8 @@ fn a_sandboxs_calls_out_of_order() {
         let pod = pod();
         let service = Service::new(Arc::clone(&pod));
         let init = Process::new(Paths::default(), None, None);
-        pod.adopt(Task::new("pod", "/bundle".into(), Kind::Sandbox, init));
+        pod.adopt(Task::new("pod", "/bundle".into(), Kind::Sandbox, init))
+            .await;
         let context = &context();
         let delete = || service.delete(context, request!(DeleteRequest { id: "pod" }));
         let start = || service.start(context, request!(StartRequest { id: "pod" }));
@@ -181,12 +182,13 @@ fn what_never_started_is_killed_and_deleted() {
     run(async {
         let pod = pod();
         let service = Service::new(Arc::clone(&pod));
-        let created = || {
+        let created = async |pod: &Pod| {
             let init = Process::new(Paths::default(), None, None);
-            pod.adopt(Task::new("pod", "/bundle".into(), Kind::Sandbox, init));
+            pod.adopt(Task::new("pod", "/bundle".into(), Kind::Sandbox, init))
+                .await;
         };
         let context = &context();
-        created();
+        created(&pod).await;
         let delete = request!(DeleteRequest { id: "pod" });
         assert_eq!(
             service
@@ -196,7 +198,9 @@ fn what_never_started_is_killed_and_deleted() {
                 .exit_status,
             0
         );
-        created();
+        let pod = self::pod();
+        let service = Service::new(Arc::clone(&pod));
+        created(&pod).await;
         let kill = request!(KillRequest {
             id: "pod",
             signal: SIGKILL
@@ -210,5 +214,22 @@ fn what_never_started_is_killed_and_deleted() {
             service.delete(context, delete).await.unwrap().exit_status,
             KILLED
         );
+    });
+}
+
+#[test]
+fn what_is_made_while_the_vm_ends_has_ended_with_it() {
+    run(async {
+        let pod = pod();
+        let service = Service::new(Arc::clone(&pod));
+        pod.halt(0).await;
+        let init = Process::new(Paths::default(), None, None);
+        pod.adopt(Task::new("late", "/bundle".into(), Kind::Sandbox, init))
+            .await;
+        let context = context();
+        let wait = service.wait(&context, request!(WaitRequest { id: "late" }));
+        let ended = tokio::time::timeout(Duration::from_secs(10), wait).await;
+        let ended = ended.expect("nobody tells of its end");
+        assert_eq!(ended.unwrap().exit_status, 0);
     });
 }

@@ -118,14 +118,14 @@ pub struct Stop {
 
 /// A machine that is ready to run.
 pub struct Vm {
-    /// Dropped before memory: KVM must not see unmapped memory.
     growth: Growth,
     bus: Arc<Bus>,
+    slots: Slots,
     tail: ConsoleTail,
     events: (EventSender, Events),
-    memory: GuestMemory,
-    slots: Slots,
     on_thread_start: Option<ThreadHook>,
+    /// Dropped last: it is unmapped when nobody above has it any more, and KVM must not see unmapped memory.
+    memory: GuestMemory,
 }
 
 /// Steers a machine from any thread.
@@ -262,11 +262,11 @@ impl Vm {
                 growable,
             ),
             bus,
+            slots,
             tail,
             events: events(),
-            memory,
-            slots,
             on_thread_start: parts.on_thread_start,
+            memory,
         })
     }
 

@@ -9,7 +9,8 @@ use sandbox::User;
 use sandbox::timestamp::Timestamp;
 use vmm::{MemorySize, VcpuCount};
 
-use super::{Root, Variable, absolute, duration, user, variable};
+use super::values::{absolute, duration, user, variable, vcpus};
+use super::{Root, Variable};
 
 /// A pod, or one of its containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -292,7 +293,7 @@ pub struct Update {
     #[command(flatten)]
     pub root: Root,
     /// vCPUs that are online in the virtual machine
-    #[arg(long, value_name = "N", value_parser = super::vcpus)]
+    #[arg(long, value_name = "N", value_parser = vcpus)]
     pub cpus: Option<VcpuCount>,
     /// Memory of the virtual machine: 256M, 2G, 512Mi, 2Gi or bytes
     #[arg(long, value_name = "SIZE", value_parser = sandbox::config::parse_memory)]

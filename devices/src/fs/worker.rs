@@ -19,8 +19,8 @@ const HIPRIO: u16 = 0;
 enum Fault {
     #[error(transparent)]
     Queue(#[from] QueueFault),
-    #[error("queue {queue}: {fault}")]
-    Request { queue: u16, fault: NoRoom },
+    #[error("queue {queue}")]
+    Request { queue: u16, source: NoRoom },
 }
 
 /// Starts a thread that serves one queue.
@@ -62,9 +62,9 @@ fn serve_available(
             let reader = chain.reader(&memory);
             let asked = reader.available();
             let answered = server.answer(reader, chain.writer(&memory), scratch);
-            let written = answered.map_err(|fault| Fault::Request {
+            let written = answered.map_err(|source| Fault::Request {
                 queue: queue.index(),
-                fault,
+                source,
             })?;
             server.limiter.take(asked + written);
             queue.push_used(chain.head(), u32::try_from(written).unwrap_or(u32::MAX))?;

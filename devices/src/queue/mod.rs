@@ -377,7 +377,7 @@ impl ActiveQueue {
     }
 
     /// Reports `fault` to the driver and the log. The queue must not be served any further.
-    pub fn fail(&self, fault: &dyn std::fmt::Display) {
+    pub fn fail(&self, fault: &dyn std::error::Error) {
         self.interrupt.needs_reset(fault);
     }
 

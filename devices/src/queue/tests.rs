@@ -1,6 +1,6 @@
 //! Chains of every legal shape, and what the cursors make of them.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,7 +30,7 @@ impl Interrupt for Counter {
 
     fn config_changed(&self) {}
 
-    fn needs_reset(&self, _reason: &dyn Display) {}
+    fn needs_reset(&self, _reason: &dyn Error) {}
 }
 
 struct Fixture {

@@ -1,6 +1,7 @@
 //! The interrupt side of virtio-mmio: status bits and the line.
 
-use std::fmt::Display;
+use std::error::Error;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -106,7 +107,7 @@ impl MmioInterrupt {
         self.publish();
     }
 
-    fn log(&self, reason: &dyn Display) {
+    fn log(&self, reason: &dyn Error) {
         let lines = self.logged.load(Ordering::SeqCst);
         if lines < MAX_LINES {
             // Only one thread comes here in each life, and the next life begins when it has gone.
@@ -117,8 +118,9 @@ impl MmioInterrupt {
                 ""
             };
             log::warn!(
-                "{:?} device stopped until its driver resets it: {reason}{last}",
-                self.kind
+                "{:?} device stopped until its driver resets it: {}{last}",
+                self.kind,
+                Chained(reason)
             );
         }
     }
@@ -147,7 +149,7 @@ impl Interrupt for MmioInterrupt {
         self.raise(CONFIG_CHANGE);
     }
 
-    fn needs_reset(&self, reason: &dyn Display) {
+    fn needs_reset(&self, reason: &dyn Error) {
         // Once per life of the device, so a guest cannot fill the log with it.
         if !self.needs_reset.swap(true, Ordering::SeqCst) {
             self.log(reason);
@@ -157,27 +159,43 @@ impl Interrupt for MmioInterrupt {
     }
 }
 
+/// An error with its causes in one line.
+struct Chained<'a>(&'a (dyn Error + 'a));
+
+impl fmt::Display for Chained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::RefCell;
 
     use super::*;
+    use crate::queue::QueueFault;
 
     thread_local! {
         /// Lines that this thread has logged.
-        static LINES: Cell<usize> = const { Cell::new(0) };
+        static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Counts lines, each thread its own: other tests log as well.
-    struct Count;
+    /// Keeps lines, each thread its own: other tests log as well.
+    struct Keep;
 
-    impl log::Log for Count {
+    impl log::Log for Keep {
         fn enabled(&self, _: &log::Metadata<'_>) -> bool {
             true
         }
 
-        fn log(&self, _: &log::Record<'_>) {
-            LINES.set(LINES.get() + 1);
+        fn log(&self, record: &log::Record<'_>) {
+            LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
         }
 
         fn flush(&self) {}
@@ -185,15 +203,20 @@ mod tests {
 
     #[test]
     fn case_08_a_fault_is_logged_once_for_each_life_and_not_for_ever() {
-        log::set_logger(&Count).unwrap();
+        log::set_logger(&Keep).unwrap();
         log::set_max_level(log::LevelFilter::Warn);
         let line = EventFd::new(libc::EFD_CLOEXEC).unwrap();
         let interrupt = MmioInterrupt::new(DeviceKind::Fs, line, Arc::default());
         for life in 1..=1000 {
-            for fault in 0..100 {
-                interrupt.needs_reset(&fault);
+            for queue in 0..100 {
+                let source = virtio_queue::Error::InvalidAvailRingIndex;
+                interrupt.needs_reset(&QueueFault::Ring { queue, source });
             }
-            assert_eq!(LINES.get(), life.min(MAX_LINES as usize));
+            let lines = LINES.take();
+            let cause = virtio_queue::Error::InvalidAvailRingIndex.to_string();
+            let first = format!("queue 0: rings are inconsistent: {cause}");
+            assert!(lines.iter().all(|line| line.contains(&first)), "{lines:?}");
+            assert_eq!(lines.len(), usize::from(life <= MAX_LINES), "life {life}");
             // The driver's reset.
             interrupt.clear();
         }

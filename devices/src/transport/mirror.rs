@@ -108,3 +108,67 @@ impl Mirror {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+    use crate::Memory;
+    use crate::rng::Rng;
+    use crate::transport::MmioTransport;
+
+    fn register(pages: &RegisterPages, offset: u64) -> u32 {
+        let page = pages.page(1).unwrap();
+        let value: u32 = page.load(offset as usize, Ordering::Acquire).unwrap();
+        u32::from_le(value)
+    }
+
+    /// What the guest reads from the page is what an exit would tell it.
+    fn compare(pages: &RegisterPages, transport: &MmioTransport) {
+        for offset in (0..WINDOW_SIZE).step_by(4) {
+            let mut bytes = [0; 4];
+            transport.read(offset, &mut bytes);
+            let mut expected = u32::from_le_bytes(bytes);
+            if offset == reg::INTERRUPT_STATUS {
+                expected |= MmioTransport::ACKNOWLEDGE_USED;
+            }
+            assert_eq!(register(pages, offset), expected, "at {offset:#x}");
+        }
+    }
+
+    #[test]
+    fn a_page_has_what_the_window_reads_as_whenever_it_is_mirrored() {
+        let pages = Arc::new(RegisterPages::new(2).unwrap());
+        let line = EventFd::new(libc::EFD_CLOEXEC).unwrap();
+        let mut transport = MmioTransport::new(Box::new(Rng), Memory::default(), line).unwrap();
+        // Its driver has begun.
+        transport.write(reg::STATUS, &1u32.to_le_bytes());
+        transport.mirror(&pages, 1);
+        compare(&pages, &transport);
+        let steps = [
+            (reg::STATUS, 3u32),
+            (reg::DEVICE_FEATURES_SEL, 1),
+            (reg::DRIVER_FEATURES_SEL, 1),
+            (reg::DRIVER_FEATURES, 1),
+            (reg::STATUS, 11),
+            (reg::QUEUE_SEL, 7),
+            (reg::QUEUE_SEL, 0),
+            (reg::QUEUE_READY, 1),
+            // No ring is in this memory: the device needs a reset.
+            (reg::STATUS, 15),
+            (reg::INTERRUPT_ACK, 2),
+            (reg::STATUS, 0),
+        ];
+        for (offset, value) in steps {
+            transport.write(offset, &value.to_le_bytes());
+            compare(&pages, &transport);
+        }
+        pages.vacate(1);
+        for offset in (0..WINDOW_SIZE).step_by(4) {
+            assert_eq!(register(&pages, offset), vacant_register(offset));
+        }
+    }
+}

@@ -94,7 +94,7 @@ struct SavedLive {
 enum Slot {
     Idle(Box<dyn VirtioDevice>),
     Live(Box<dyn ActiveDevice>),
-    /// Between the two, or lost in a failed activation that could not hand the device back.
+    /// On the way from one to the other.
     Moving,
 }
 
@@ -206,6 +206,7 @@ impl MmioTransport {
             mirror.store(offset, self.read_register(offset));
         }
         self.config.mirror(mirror.clone());
+        self.interrupt.set_device_status(self.status);
         self.interrupt.mirror(mirror.clone());
         self.mirror = Some(mirror);
     }
@@ -487,7 +488,7 @@ impl MmioTransport {
         let queues = match self.make_queues(&saved) {
             Ok(queues) => queues,
             Err(error) => {
-                self.interrupt.needs_reset(&Chained(&error));
+                self.interrupt.needs_reset(&error);
                 return;
             }
         };
@@ -505,7 +506,7 @@ impl MmioTransport {
         match device.activate(activation) {
             Ok(live) => self.slot = Slot::Live(live),
             Err(error) => {
-                self.interrupt.needs_reset(&Chained(&error));
+                self.interrupt.needs_reset(&error);
                 self.slot = Slot::Idle(error.device);
             }
         }
@@ -561,20 +562,5 @@ fn word(features: u64, select: u32) -> u32 {
         0 => features as u32,
         1 => (features >> 32) as u32,
         _ => 0,
-    }
-}
-
-/// An error with its causes in one line.
-struct Chained<'a>(&'a (dyn std::error::Error + 'a));
-
-impl std::fmt::Display for Chained<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
     }
 }

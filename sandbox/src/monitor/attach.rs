@@ -7,8 +7,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::protocol::{RefusalKind, Reply};
 use super::shared::{Shared, State};
 use super::{STACK, exec, server};
@@ -34,7 +32,7 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, container: Option<&st
     });
     let is_so = |state: &State| state.is_over || !state.is_running(&name, run);
     while !shared.wait_until(Some(server::LOOK), is_so) {
-        if is_gone(&socket) {
+        if packet::peer_is_gone(&*socket) {
             return;
         }
     }
@@ -44,24 +42,15 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, container: Option<&st
     };
     let reply = match exit {
         Some(exit) => Reply::Exited(exit),
-        None => Reply::Refused {
-            kind: RefusalKind::NotNow,
-            message: "the pod ended before its container did".into(),
-        },
+        None => Reply::refused(
+            RefusalKind::NotNow,
+            "the pod ended before its container did",
+        ),
     };
     let _ = packet::send(&*socket, &reply, &[]);
     if let Some(Ok(steering)) = steering {
         let _ = steering.join();
     }
-}
-
-fn is_gone(socket: &OwnedFd) -> bool {
-    let mut set = [PollFd::new(socket, PollFlags::empty())];
-    let at_once = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut set, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 /// Hands the streams over; gives the container's name and which run of it this is.
@@ -71,10 +60,7 @@ fn begin(
     container: Option<&str>,
     stdin: bool,
 ) -> Result<(String, u32), Reply> {
-    let refused = |message: String| Reply::Refused {
-        kind: RefusalKind::NotNow,
-        message,
-    };
+    let refused = |message: String| Reply::refused(RefusalKind::NotNow, message);
     let (_, plan, run) = exec::running_container(shared, container)?;
     let mut streams = shared.outlet.attach(plan).map_err(|error| {
         refused(format!(

@@ -49,10 +49,8 @@ pub(super) fn attend(process: Process, socket: OwnedFd) {
         }
         Err(_) => {
             let _ = handle.remove();
-            let gone = Reply::Refused {
-                kind: RefusalKind::NotNow,
-                message: "the pod ended before the command did".into(),
-            };
+            let message = "the pod ended before the command did";
+            let gone = Reply::refused(RefusalKind::NotNow, message);
             let _ = packet::send(&*socket, &gone, &[]);
             // Nothing more is to be had: neither side waits for the other.
             let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
@@ -94,9 +92,9 @@ pub(super) fn running_container<'a>(
         let record = record.filter(|record| record.phase == ContainerPhase::Running);
         record.map(|record| record.restarts)
     };
-    let run = run.ok_or_else(|| Reply::Refused {
-        kind: RefusalKind::NotNow,
-        message: format!("container {} is not running", plan.name),
+    let run = run.ok_or_else(|| {
+        let message = format!("container {} is not running", plan.name);
+        Reply::refused(RefusalKind::NotNow, message)
     })?;
     Ok((pod, plan, run))
 }
@@ -104,10 +102,7 @@ pub(super) fn running_container<'a>(
 fn start(shared: &Arc<Shared>, request: &ExecRequest) -> Result<Process, Reply> {
     let (pod, plan, _) = running_container(shared, request.container.as_deref())?;
     if request.args.is_empty() {
-        return Err(Reply::Refused {
-            kind: RefusalKind::Invalid,
-            message: "no command was given".into(),
-        });
+        return Err(Reply::refused(RefusalKind::Invalid, "no command was given"));
     }
     let id = new_id();
     let stdio = match request.terminal {
@@ -162,10 +157,7 @@ pub(super) fn refusal(error: ContainerError) -> Reply {
         (_, Some(Refusal::NotNow)) => RefusalKind::NotNow,
         _ => RefusalKind::Failed,
     };
-    Reply::Refused {
-        kind,
-        message: one_line(&error),
-    }
+    Reply::refused(kind, one_line(&error))
 }
 
 #[cfg(test)]

@@ -8,12 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::STACK;
 use super::plan::ContainerPlan;
 use crate::container::Process;
 use crate::logs::{self, LogFile, LogLimits, Stream};
+use crate::packet;
 
 const BUFFER: usize = 64 * 1024;
 /// How long one who has attached may hold up the container by not reading.
@@ -190,19 +189,10 @@ impl Channel {
         ours.set_write_timeout(Some(VIEWER_PATIENCE))?;
         let mut viewers = lock(&self.viewers);
         // Nobody else notices those who have left a container that says nothing.
-        viewers.retain(|(_, to)| !has_left(to));
+        viewers.retain(|(_, to)| !packet::peer_is_gone(to));
         viewers.push((stream, ours));
         Ok(theirs)
     }
-}
-
-fn has_left(viewer: &UnixStream) -> bool {
-    let mut set = [PollFd::new(viewer, PollFlags::empty())];
-    let at_once = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut set, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]

@@ -85,10 +85,10 @@ pub(super) fn serve(shared: &Shared, socket: &OwnedFd, port: u16) {
     let pod = shared.lock().pod.clone();
     let outcome = match pod {
         Some(pod) => pod.dial_localhost(port).map_err(exec::refusal),
-        None => Err(Reply::Refused {
-            kind: RefusalKind::NotNow,
-            message: "the pod has no VM at the moment".into(),
-        }),
+        None => Err(Reply::refused(
+            RefusalKind::NotNow,
+            "the pod has no VM at the moment",
+        )),
     };
     let _ = match outcome {
         Ok(stream) => packet::send(socket, &Reply::Connected, &[stream.as_fd()]),

@@ -193,6 +193,16 @@ pub enum Reply {
     Connected,
 }
 
+impl Reply {
+    /// Why there is no other.
+    pub(super) fn refused(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self::Refused {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -6,7 +6,7 @@ use vmm::{ConfigError, MemorySize, VcpuCount};
 
 use super::exec;
 use super::protocol::{RefusalKind, Reply, ResizeRequest};
-use super::server::{refused, running};
+use super::server::running;
 use super::shared::Shared;
 use crate::logging::one_line;
 use crate::pod::PodError;
@@ -23,8 +23,8 @@ pub(super) fn resize(shared: &Arc<Shared>, request: ResizeRequest) -> Result<Rep
     let (pod, _) = running(shared, None)?;
     let size = pod.size().map_err(failed)?;
     let first = shared.plan.memory.bytes();
-    let (vcpus, memory) =
-        checked(request, size, first).map_err(|message| refused(RefusalKind::Invalid, message))?;
+    let (vcpus, memory) = checked(request, size, first)
+        .map_err(|message| Reply::refused(RefusalKind::Invalid, message))?;
     pod.resize(vcpus, memory).map(Reply::Size).map_err(failed)
 }
 
@@ -65,7 +65,7 @@ fn checked(
 fn failed(error: PodError) -> Reply {
     match error {
         PodError::Container(error) => exec::refusal(error),
-        error => refused(RefusalKind::Failed, one_line(&error)),
+        error => Reply::refused(RefusalKind::Failed, one_line(&error)),
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::geteuid;
@@ -28,6 +29,8 @@ const MAX_CONNECTIONS: usize = 128;
 const ASK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a client that waits is still there.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How long to wait where no connection can be taken, for want of descriptors as a rule.
+const RETRY: Duration = Duration::from_millis(100);
 /// How long the last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const SIGKILL: u32 = 9;
@@ -97,13 +100,13 @@ fn accept(shared: &Arc<Shared>, listener: &OwnedFd, quit: &OwnedFd, busy: &Arc<A
         if !set[1].revents().is_empty() {
             return;
         }
-        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else {
+        let Some(socket) = take(listener) else {
             continue;
         };
         // Another thread's connection may end at any time: one too few is no harm.
         if busy.load(Ordering::Acquire) >= MAX_CONNECTIONS {
             let message = format!("{MAX_CONNECTIONS} requests are waiting already");
-            let _ = packet::send(&socket, &refused(RefusalKind::NotNow, message), &[]);
+            let _ = packet::send(&socket, &Reply::refused(RefusalKind::NotNow, message), &[]);
             continue;
         }
         busy.fetch_add(1, Ordering::AcqRel);
@@ -121,10 +124,17 @@ fn accept(shared: &Arc<Shared>, listener: &OwnedFd, quit: &OwnedFd, busy: &Arc<A
     }
 }
 
-pub(super) fn refused(kind: RefusalKind, message: impl Into<String>) -> Reply {
-    Reply::Refused {
-        kind,
-        message: message.into(),
+/// A connection, if there is one that can be taken.
+fn take(listener: &OwnedFd) -> Option<OwnedFd> {
+    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(socket) => Some(socket),
+        // Who has called may be gone again.
+        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => None,
+        Err(error) => {
+            log::warn!("a request cannot be taken: {error}");
+            std::thread::sleep(RETRY);
+            None
+        }
     }
 }
 
@@ -185,7 +195,7 @@ fn hear(socket: &OwnedFd) -> Result<Option<Request>, Reply> {
         return Ok(None);
     }
     let malformed = |error: io::Error| {
-        refused(
+        Reply::refused(
             RefusalKind::Invalid,
             format!("the request cannot be understood: {error}"),
         )
@@ -200,7 +210,7 @@ fn hear(socket: &OwnedFd) -> Result<Option<Request>, Reply> {
         let message = format!(
             "the pod's monitor speaks version {VERSION} and this podvmm version {theirs}; use the podvmm that started the pod"
         );
-        return Err(refused(RefusalKind::Version, message));
+        return Err(Reply::refused(RefusalKind::Version, message));
     }
     let ask: Ask = serde_json::from_value(any).map_err(|error| malformed(error.into()))?;
     let _ = limit(None);
@@ -223,10 +233,11 @@ pub(super) fn running<'a>(
             container.unwrap_or_default(),
             names.join(", ")
         );
-        refused(RefusalKind::NotFound, message)
+        Reply::refused(RefusalKind::NotFound, message)
     })?;
     let pod = shared.lock().pod.clone();
-    let pod = pod.ok_or_else(|| refused(RefusalKind::NotNow, "the pod has no VM at the moment"))?;
+    let pod =
+        pod.ok_or_else(|| Reply::refused(RefusalKind::NotNow, "the pod has no VM at the moment"))?;
     Ok((pod, plan))
 }
 
@@ -236,8 +247,7 @@ fn signal_containers(shared: &Arc<Shared>, container: Option<String>, signal: u3
         Err(refusal) => return refusal,
     };
     let is_whole_pod = container.is_none();
-    let names: Vec<_> = {
-        let mut state = shared.lock();
+    let names: Vec<_> = shared.change(|state| {
         // Who kills a pod does not want it to come back.
         state.no_more_starts |= is_whole_pod && signal == SIGKILL;
         let containers = state.record.containers.iter();
@@ -245,10 +255,9 @@ fn signal_containers(shared: &Arc<Shared>, container: Option<String>, signal: u3
             record.phase == ContainerPhase::Running && (is_whole_pod || record.name == plan.name)
         });
         meant.map(|record| record.name.clone()).collect()
-    };
-    shared.change(|_| ());
+    });
     if names.is_empty() {
-        return refused(RefusalKind::NotNow, "no container is running");
+        return Reply::refused(RefusalKind::NotNow, "no container is running");
     }
     for name in names {
         if let Err(error) = pod.container(&name).process("").signal(signal, false) {
@@ -264,7 +273,7 @@ fn wait(shared: &Shared, socket: &OwnedFd, container: Option<&str>) -> Option<Re
         && shared.container(name).is_none()
     {
         let message = format!("there is no container {name:?}");
-        return Some(refused(RefusalKind::NotFound, message));
+        return Some(Reply::refused(RefusalKind::NotFound, message));
     }
     let is_so = |state: &State| {
         state.is_over
@@ -274,12 +283,7 @@ fn wait(shared: &Shared, socket: &OwnedFd, container: Option<&str>) -> Option<Re
             })
     };
     while !shared.wait_until(Some(LOOK), is_so) {
-        let mut set = [PollFd::new(socket, PollFlags::empty())];
-        let at_once = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        if poll(&mut set, Some(&at_once)).is_ok_and(|ready| ready > 0) {
+        if packet::peer_is_gone(socket) {
             return None;
         }
     }
@@ -321,4 +325,20 @@ fn stats(shared: &Shared) -> Result<Reply, Reply> {
         cpus: guest.online_cpus,
         containers: containers.collect(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_taken_is_not_tried_again_at_once() {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let began = Instant::now();
+        // It does not listen, and poll says at once that there is something about it.
+        assert!(take(&socket.unwrap()).is_none());
+        assert!(began.elapsed() >= RETRY);
+    }
 }

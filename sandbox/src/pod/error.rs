@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use agent_protocol::VersionMismatch;
+use agent_protocol::frame::FrameError;
 use thiserror::Error;
 
 use crate::assets::AssetError;
@@ -122,6 +123,9 @@ pub enum PodError {
         /// Its reason.
         message: String,
     },
+    /// What the agent said first could not be read.
+    #[error("the guest's agent cannot be understood")]
+    Hello(#[source] FrameError),
     /// Agent and host are of different versions.
     #[error(transparent)]
     Version(VersionMismatch),
@@ -142,10 +146,6 @@ pub enum PodError {
 }
 
 impl PodError {
-    pub(crate) fn lifeline(source: io::Error) -> Self {
-        Self::Connect(source)
-    }
-
     /// Whether the connection to the guest broke, so that the guest's end may say more.
     pub(crate) fn is_of_connection(&self) -> bool {
         match self {
@@ -153,12 +153,6 @@ impl PodError {
             Self::Call { source, .. } => !matches!(source, ttrpc::Error::RpcStatus(_)),
             Self::Container(error) => !error.is_refusal(),
             _ => false,
-        }
-    }
-
-    pub(crate) fn frame(error: agent_protocol::frame::FrameError) -> Self {
-        Self::Agent {
-            message: error.to_string(),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as cri;
-use podvmm_cri_tests::pod::{Container, Node, brief};
+use podvmm_cri_tests::handler::{PODVMM, RUNC, SMALL};
+use podvmm_cri_tests::pod::{Container, Node, Pod, brief};
 use podvmm_cri_tests::spec::{self, ContainerSpec, PodSpec};
 use podvmm_cri_tests::wait;
 
@@ -27,6 +28,12 @@ pub const CASES: &[Case] = &[
         "a container that nobody announced finds as many CPUs and as much memory as its limits say, also after an update",
         growth,
     ),
+    Case::new(
+        "handler_settings",
+        "`ConfigPath` of a handler's options says how large its VMs are",
+        handler_settings,
+    )
+    .unlike(RUNC, "has no VMs"),
     Case::new(
         "out_of_memory",
         "a container beyond its memory limit ends with 137 and reason OOMKilled",
@@ -64,6 +71,23 @@ fn limits(node: Node<'_>) -> Result<()> {
     let weight = container.sh("cat /sys/fs/cgroup/cpu.weight")?;
     ensure!(weight == "20", "cpu.weight is {weight}");
     pod.remove()?;
+    Ok(())
+}
+
+fn handler_settings(node: Node<'_>) -> Result<()> {
+    let total = |handler| -> Result<u64> {
+        let pod = Pod::run(node.cri(), handler, PodSpec::new("settings"))?;
+        let container = pod.start(ContainerSpec::idle())?;
+        let kib = container.sh("awk '/^MemTotal/ { print $2 }' /proc/meminfo")?;
+        pod.remove()?;
+        Ok(kib.parse::<u64>()? >> 10)
+    };
+    let seen = total(node.handler.name)?;
+    ensure!(seen > 1900, "{seen} MiB");
+    if node.handler == PODVMM {
+        let seen = total(SMALL)?;
+        ensure!((400..=512).contains(&seen), "{seen} MiB");
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::alone::{BASE, directory, run};
 use crate::client::Cri;
-use crate::handler::ALL;
+use crate::handler::{ALL, PODVMM, SMALL};
 use crate::{spec, wait};
 
 /// What a pod's sandbox runs.
@@ -260,7 +260,11 @@ default_runtime_name = "runc"
         opt = opt.display(),
         cni = cni.display(),
     );
-    for handler in ALL {
+    for (name, handler) in ALL
+        .map(|handler| (handler.name, handler))
+        .into_iter()
+        .chain([(SMALL, PODVMM)])
+    {
         text += &format!(
             r#"[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{}]
 runtime_type = "{}"
@@ -268,9 +272,15 @@ privileged_without_host_devices = {}
 pod_annotations = ["io.podvmm.*"]
 container_annotations = ["io.podvmm.*"]
 "#,
-            handler.name, handler.runtime_type, handler.own_kernel,
+            name, handler.runtime_type, handler.own_kernel,
         );
     }
+    text += &format!(
+        r#"[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{SMALL}.options]
+ConfigPath = "{BASE}/small.toml"
+"#
+    );
+    write("small.toml", "base_memory = \"512M\"\n")?;
     write("config.toml", &text)?;
     write(
         "cni/10-bridge.conflist",

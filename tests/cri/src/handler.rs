@@ -27,7 +27,10 @@ pub const PODVMM: Handler = Handler {
     own_kernel: true,
 };
 
-/// Every handler there is.
+/// As [`PODVMM`], with settings of its own: VMs of 512 MiB.
+pub const SMALL: &str = "podvmm-small";
+
+/// Every handler that cases are run against.
 pub const ALL: [Handler; 2] = [RUNC, PODVMM];
 
 /// A name that no handler has.
