@@ -22,6 +22,7 @@ use crate::assets;
 use crate::config::{PodConfig, Share};
 use crate::control::{self, Launch, LaunchShare};
 use crate::jail::{JailMode, Terms, WardenOptions, confine};
+use crate::monitor::HostProcess;
 use crate::net::{Interface, PodNetwork};
 use crate::pod::PodError;
 use crate::rundir::RunDir;
@@ -48,6 +49,8 @@ const WARDEN: &str = "podvmm-warden";
 #[derive(Debug)]
 pub struct VmmProcess {
     pid: u32,
+    /// Its warden, with which it ends.
+    warden: Option<HostProcess>,
     control: OwnedFd,
     /// Held from a request to its answer.
     requests: Mutex<OwnedFd>,
@@ -147,11 +150,13 @@ impl VmmProcess {
             .map_err(|source| PodError::SpawnVmm { binary, source })?;
         let process = Self {
             pid: child.id(),
+            warden: HostProcess::of(child.id()),
             control: ours,
             requests: Mutex::new(requests),
             life: Mutex::new(Life {
                 child,
                 stderr,
+                is_running: false,
                 ended: None,
             }),
             jail: config.jail,

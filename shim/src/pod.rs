@@ -84,6 +84,21 @@ pub async fn blocking<T: Send + 'static>(
         .map_err(|_| anyhow!("a thread of the shim failed"))
 }
 
+/// Runs what must not wait until the guest has answered others, on a thread that nobody else has: as many calls as
+/// there are threads for [`blocking`] can wait for an agent that is silent.
+async fn at_once<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("end".into())
+        .stack_size(256 * 1024)
+        .spawn(move || drop(tell.send(work())))
+        .context("no thread to end the VM")?;
+    told.await
+        .map_err(|_| anyhow!("a thread of the shim failed"))
+}
+
 impl Pod {
     /// A pod without a VM yet, and the news that `listen` is to be given.
     pub fn new(args: Args) -> (Arc<Self>, mpsc::Receiver<News>) {
@@ -367,7 +382,11 @@ impl Pod {
             forwarding.abort();
         }
         if let Some(vm) = self.vm().cloned() {
-            let _ = blocking(move || vm.halt()).await;
+            let again = Arc::clone(&vm);
+            // Where there can be no more threads, one of those that there are has to do.
+            if at_once(move || vm.halt()).await.is_err() {
+                let _ = blocking(move || again.halt()).await;
+            }
         }
         // When the sandbox has ended the kubelet kills whoever is in the pod's cgroup. That may be the VMM
         // process, but not the shim: it has to take back what the pod has of the host.
@@ -396,10 +415,10 @@ impl Pod {
         let _starting = self.starting.lock().await;
         self.halt(0).await;
         if let Some(vm) = self.vm().cloned() {
-            let _ = blocking(move || vm.stop()).await;
+            let _ = at_once(move || vm.stop()).await;
         }
         let pod = Arc::clone(self);
-        let _ = blocking(move || {
+        let _ = at_once(move || {
             let cgroup = pod.cgroup.get();
             if cgroup.is_some_and(|cgroup| !cgroup.leave(cgroup::IN_THE_END)) {
                 log::warn!("the pod's cgroup stays: something is in it");

@@ -93,3 +93,24 @@ fn case_08_a_lack_of_memory_is_told_once_in_a_while() {
         assert!(task.hear_of_oom(later) && !task.hear_of_oom(later));
     });
 }
+
+#[test]
+fn case_24_calls_that_wait_for_the_guest_do_not_hold_up_its_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    let (answer, answered) = std::sync::mpsc::channel();
+    runtime.block_on(async {
+        let silent = tokio::spawn(blocking(move || answered.recv()));
+        // It has the only thread.
+        tokio::task::yield_now().await;
+        let ended = tokio::time::timeout(Duration::from_secs(10), at_once(|| 7)).await;
+        let ended = ended.map_err(|_| "it waits as well");
+        // Or this test would never end.
+        answer.send(()).unwrap();
+        silent.await.unwrap().unwrap().unwrap();
+        assert_eq!(ended.unwrap().unwrap(), 7);
+    });
+}

@@ -1,7 +1,7 @@
 //! What a VMM process reports, and how it ends.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::sync::PoisonError;
@@ -16,6 +16,11 @@ use crate::pod::PodError;
 /// How often whoever waits for the end looks whether another thread has been told of it.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 
+/// How long a VMM may take to end when it was asked to, and its process to be gone after that. What it has to do is
+/// finish requests that disks are slow to serve, and unmap memory. One that a guest has taken over need not
+/// want to: it is killed then.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Longest error output of a dead VMM that is repeated.
 const MAX_STDERR: u64 = 4096;
 
@@ -25,6 +30,8 @@ pub(super) struct Life {
     pub child: Child,
     /// What it wrote to standard error, where that is not ours.
     pub stderr: Option<File>,
+    /// Whether it has said that the VM runs.
+    pub is_running: bool,
     pub ended: Option<(End, String)>,
 }
 
@@ -60,10 +67,15 @@ impl VmmProcess {
             return Err(PodError::Ended { end, console });
         }
         match control::receive::<Report>(&self.control) {
-            Ok(Some((Report::Running { gaps }, _))) => {
+            // Once: what it says is kept, and logged.
+            Ok(Some((Report::Running { gaps }, _))) if !life.is_running => {
+                life.is_running = true;
                 self.note_gaps(gaps);
                 Ok(())
             }
+            Ok(Some((Report::Running { .. }, _))) => Err(PodError::Control {
+                source: io::Error::new(io::ErrorKind::InvalidData, "it says twice that it runs"),
+            }),
             Ok(Some((Report::Failed { file, message }, _))) => Err(self.refused(file, message)),
             Ok(Some((Report::Stopped { end, console }, _))) => {
                 life.ended = Some((end.clone(), console.clone()));
@@ -106,16 +118,40 @@ impl VmmProcess {
 
     /// Ends the VM, if it still runs. By then its process has let go of the host's files.
     pub fn halt(&self) {
+        self.halt_within(LAST_PATIENCE);
+    }
+
+    fn halt_within(&self, patience: Duration) {
         self.ask_to_stop();
+        if !self.ends_within(patience) {
+            self.kill();
+        }
         while self.next_report().is_ok() {}
     }
 
     /// Ends the VM, if it still runs, and the process, and tells how the VM ended.
     pub fn stop(&self) -> Option<End> {
-        self.halt();
+        self.stop_within(LAST_PATIENCE)
+    }
+
+    fn stop_within(&self, patience: Duration) -> Option<End> {
+        self.halt_within(patience);
+        // That it says so does not mean that it has.
+        let warden = self.warden;
+        if warden.is_some_and(|warden| !warden.ends_within(patience).unwrap_or(true)) {
+            self.kill();
+        }
         let mut life = lock(&self.life);
         let _ = life.child.wait();
         life.ended.as_ref().map(|(end, _)| end.clone())
+    }
+
+    /// Kills the process, by its warden: whoever waits for its end does not let go of `life`.
+    fn kill(&self) {
+        log::warn!("the VMM process does not end when it is asked to: it is killed");
+        if let Some(Err(error)) = self.warden.map(|warden| warden.kill(Duration::ZERO)) {
+            log::error!("the VMM process cannot be killed: {error}");
+        }
     }
 
     /// The VM could not be made: says which parameter is at fault where one is.
@@ -160,5 +196,92 @@ impl Drop for VmmProcess {
             let _ = life.child.kill();
             let _ = life.child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+    use std::sync::Mutex;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+    use crate::jail::JailMode;
+    use crate::monitor::HostProcess;
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    /// A VMM that does as `script` says. Its end of the socket is standard input.
+    fn vmm(script: &str) -> VmmProcess {
+        let pair = || {
+            let (unix, packets) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+            socketpair(unix, packets, SocketFlags::CLOEXEC, None).unwrap()
+        };
+        let ((control, theirs), (requests, _)) = (pair(), pair());
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(theirs);
+        let child = command.spawn().unwrap();
+        VmmProcess {
+            pid: child.id(),
+            warden: HostProcess::of(child.id()),
+            control,
+            requests: Mutex::new(requests),
+            life: Mutex::new(Life {
+                child,
+                stderr: None,
+                is_running: false,
+                ended: None,
+            }),
+            jail: JailMode::Off,
+            gaps: Mutex::default(),
+            kernel: PathBuf::new(),
+            initrd: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn case_24_a_vmm_that_does_not_want_to_end_is_killed() {
+        // The second says that it has ended, and goes on.
+        for (script, said) in [
+            ("exec sleep 1000", None),
+            (
+                "printf '{\"stopped\":{\"end\":\"stopped\",\"console\":\"\"}}' >&0; exec sleep 1000",
+                Some(End::Stopped),
+            ),
+        ] {
+            let vmm = vmm(script);
+            let began = Instant::now();
+            let end = std::thread::scope(|scope| {
+                // Somebody waits for its end all the time.
+                scope.spawn(|| while vmm.next_report().is_ok() {});
+                vmm.stop_within(PATIENCE)
+            });
+            assert_eq!(end, said, "{script}");
+            assert!(began.elapsed() < Duration::from_secs(100));
+            assert!(vmm.warden.unwrap().ends_within(Duration::ZERO).unwrap());
+        }
+    }
+
+    #[test]
+    fn case_08_a_vmm_says_once_that_it_runs() {
+        let script = "while printf '{\"running\":{\"gaps\":[\"x\"]}}' >&0; do :; done 2>/dev/null";
+        let vmm = vmm(script);
+        vmm.next_report().unwrap();
+        for _ in 0..10 {
+            let error = vmm.next_report().unwrap_err();
+            assert!(matches!(error, PodError::Control { .. }), "{error}");
+        }
+        assert_eq!(vmm.gaps(), ["x"]);
+        assert_eq!(vmm.stop_within(PATIENCE), None);
+    }
+
+    #[test]
+    fn a_vmm_that_ends_is_waited_for() {
+        let vmm = vmm("sleep 0.2; exit 3");
+        assert_eq!(vmm.stop_within(Duration::from_secs(100)), None);
+        let status = lock(&vmm.life).child.wait().unwrap();
+        assert_eq!(status.code(), Some(3), "nobody killed it");
     }
 }

@@ -51,6 +51,15 @@ impl HostProcess {
         is_gone_within(&process, limit)
     }
 
+    /// Waits at most `limit` until it has ended, and tells whether it has.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn ends_within(self, limit: Duration) -> io::Result<bool> {
+        self.open()?
+            .map_or(Ok(true), |process| is_gone_within(&process, limit))
+    }
+
     /// A descriptor of it, if it still lives.
     fn open(self) -> io::Result<Option<OwnedFd>> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);

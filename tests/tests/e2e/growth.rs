@@ -139,6 +139,25 @@ fn memory_that_is_in_use_stays() {
 }
 
 #[test]
+fn a_pod_grows_to_a_maximum_that_is_no_whole_number_of_pieces() {
+    let bench = Bench::new();
+    let options = ["--name", POD, "--mem", "256M", "--max-mem", "301M"];
+    let mut pod = bench
+        .sh_with(options, "echo ready; sleep 1000")
+        .within(120)
+        .start();
+    pod.wait_for("ready\n");
+    let (_, before) = seen();
+    for (option, value) in [("--mem", "301M"), ("--cpus", "1")] {
+        update(&[option, value]).prints(&format!("{POD}\n"));
+        // Whole blocks of 2 MiB.
+        assert_eq!(seen(), (1, before + 46));
+        assert_eq!(size()["maxMemory"], 302u64 << 20);
+    }
+    end(pod);
+}
+
+#[test]
 fn a_pod_becomes_no_larger_than_it_may_and_no_smaller_than_it_was() {
     let bench = Bench::new();
     let pod = grower(&bench, 1);
