@@ -217,9 +217,10 @@ fn what_is_no_disk_is_refused() {
     let dir = TempDir::new();
     let empty = file(dir.path(), "empty", b"");
     for (device, words) in [
+        ("/dev/null", &["--device", "choose another path"][..]),
         (
-            "/dev/null",
-            &["--device", "/dev/null", "character device"][..],
+            "/dev/null:/dev/x",
+            &["--device", "/dev/null", "character device"],
         ),
         ("/none", &["--device", "/none", "does not exist"]),
         (
