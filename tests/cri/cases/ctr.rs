@@ -1,11 +1,13 @@
 //! Containers without a pod, by containerd's own tool.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podvmm_cri_tests::pod::Node;
+use podvmm_cri_tests::traces::Traces;
 use podvmm_cri_tests::{spec, wait};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -14,6 +16,11 @@ use crate::case::Case;
 pub const CASES: &[Case] = &[
     Case::new("run", "`ctr run --rm`: output and exit status", run),
     Case::new("run_tty", "`ctr run --rm -t`: a terminal", run_tty),
+    Case::new(
+        "given_up",
+        "`ctr run` that is killed while it starts: what it has made can be removed, and nothing else stays",
+        given_up,
+    ),
 ];
 
 /// `ctr run` of a script.
@@ -41,7 +48,7 @@ fn run(node: Node<'_>) -> Result<()> {
         output.status
     );
     ensure!(stderr.contains("err\n"), "{stderr:?}");
-    let nodes = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let nodes = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     ensure!(
         (stdout != nodes) == node.handler.own_kernel && !stdout.is_empty(),
         "`uname -r` is {stdout:?}"
@@ -92,4 +99,44 @@ fn run_tty(node: Node<'_>) -> Result<()> {
         "{text:?}"
     );
     Ok(())
+}
+
+fn given_up(node: Node<'_>) -> Result<()> {
+    let before = Traces::now();
+    // Before the VM starts, while it does and after, on machines of different speed.
+    let delays = [50, 150, 300, 600, 1200, 2500];
+    let names = delays.map(|delay| format!("ctr-given-up-{delay}"));
+    for (name, delay) in names.iter().zip(delays) {
+        let mut ctr = ctr_run(node, name, &[], "exec sleep 1000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("ctr")?;
+        std::thread::sleep(Duration::from_millis(delay));
+        ctr.kill()?;
+        ctr.wait()?;
+    }
+    let mut left = None;
+    let gone = wait::until(30, "nothing is left behind", || {
+        for name in &names {
+            // What is not there, or not any more, is no harm.
+            for made in [
+                &["tasks", "rm", "--force"][..],
+                &["containers", "rm"],
+                &["snapshots", "rm"],
+            ] {
+                let mut remove = node.bed.ctr();
+                remove.args(["--namespace", "k8s.io"]).args(made).arg(name);
+                remove.output().context("ctr")?;
+            }
+        }
+        // The killed program's own.
+        for fifos in fs::read_dir("/run/containerd/fifo")? {
+            fs::remove_dir_all(fifos?.path())?;
+        }
+        left = before.expect_no_more().err();
+        Ok(left.is_none().then_some(()))
+    });
+    gone.map_err(|error| left.unwrap_or(error))
 }
