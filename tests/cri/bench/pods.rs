@@ -193,7 +193,7 @@ fn sum_of(processes: &BTreeSet<u32>) -> Memory {
 #[derive(Clone, Copy, Default)]
 struct Memory {
     pss_kib: u64,
-    /// Of the largest mapping and its anonymous neighbours.
+    /// Of guest RAM.
     guest_kib: u64,
 }
 
@@ -246,17 +246,15 @@ fn parse(smaps: &str) -> Memory {
     }
 }
 
-/// Guest RAM is the largest mapping together with its anonymous neighbours.
+/// Guest RAM is what is anonymous without a gap for as much as the smallest guest has: the memory that it
+/// has from the start, and that by which it may grow.
 fn guest(all: &[Mapping]) -> u64 {
-    let Some(largest) = (0..all.len()).max_by_key(|&i| all[i].end - all[i].start) else {
-        return 0;
-    };
-    let (mut from, mut to) = (largest, largest);
-    while from > 0 && all[from - 1].anonymous && all[from - 1].end == all[from].start {
-        from -= 1;
-    }
-    while to + 1 < all.len() && all[to + 1].anonymous && all[to + 1].start == all[to].end {
-        to += 1;
-    }
-    all[from..=to].iter().map(|one| one.pss_kib).sum()
+    const LEAST: u64 = 64 << 20;
+    all.chunk_by(|one, next| one.anonymous && next.anonymous && one.end == next.start)
+        .filter(|run| {
+            run[0].anonymous && run.iter().map(|one| one.end - one.start).sum::<u64>() >= LEAST
+        })
+        .flatten()
+        .map(|one| one.pss_kib)
+        .sum()
 }

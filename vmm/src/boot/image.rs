@@ -17,7 +17,7 @@ use vm_memory::{
 
 /// Copies are made in pieces for which the C library uses vector registers; beyond, it starts a
 /// string instruction, which is no faster and counts one instruction for each byte.
-const PIECE: usize = 2048;
+pub const PIECE: usize = 2048;
 
 /// A mapped file with a position.
 pub struct Image {

@@ -5,14 +5,16 @@
 //! All but three of its small pages are int3. Backed by small pages it costs the host those three, and
 //! nobody zeroes 2 MiB for them.
 
+use std::io;
+
 use vm_memory::{Address, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::image::Image;
+use super::image::{Image, PIECE};
 use crate::memory::{HUGE_PAGE, back_by_small_pages};
 
 const PAGE: usize = 4096;
-/// The linker's filling between functions: the instruction int3.
-const PADDING: [u8; PAGE] = [0xcc; PAGE];
+/// The linker's filling between functions: the instruction int3. As much as is compared at once.
+const PADDING: [u8; PIECE] = [0xcc; PIECE];
 /// Where more pages than these are to be kept, a huge page serves the guest better.
 const FEW: usize = 16;
 
@@ -56,12 +58,8 @@ pub fn copy_text(
 /// Which pages of the [`HUGE_PAGE`] at `from` are no padding, if they are few.
 fn few_pages(kernel: &mut Image, from: u64) -> Option<Vec<usize>> {
     let mut pages = Vec::with_capacity(FEW);
-    let mut bytes = [0; PAGE];
     for page in 0..HUGE_PAGE / PAGE {
-        kernel
-            .read_exact_at(from + (page * PAGE) as u64, &mut bytes)
-            .ok()?;
-        if bytes == PADDING {
+        if is_padding(kernel, from + (page * PAGE) as u64).ok()? {
             continue;
         }
         if pages.len() == FEW {
@@ -70,6 +68,17 @@ fn few_pages(kernel: &mut Image, from: u64) -> Option<Vec<usize>> {
         pages.push(page);
     }
     Some(pages)
+}
+
+fn is_padding(kernel: &mut Image, page: u64) -> io::Result<bool> {
+    let mut bytes = [0; PIECE];
+    for at in (0..PAGE).step_by(PIECE) {
+        kernel.read_exact_at(page + at as u64, &mut bytes)?;
+        if bytes != PADDING {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -92,7 +101,8 @@ mod tests {
     fn copied(pages: impl Iterator<Item = usize>) -> (Vec<u8>, Vec<u8>, usize) {
         let mut text = vec![0xcc; LEN];
         for page in pages {
-            text[page * PAGE + 1] = 0x90;
+            // In one half of it or the other.
+            text[page * PAGE + 1 + page % 2 * PIECE] = 0x90;
         }
         let fd = rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let mut file = File::from(fd);
