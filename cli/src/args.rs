@@ -402,9 +402,7 @@ impl Run {
             _ => Ok(()),
         }
     }
-}
 
-impl Run {
     /// Whether each path in the container is given away once.
     fn places(&self) -> Result<(), String> {
         let volumes = self.volumes.iter().map(|v| ("--volume", &v.destination));

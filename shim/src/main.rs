@@ -49,6 +49,8 @@ mod start;
 mod stats;
 mod streams;
 mod task;
+#[cfg(test)]
+mod testing;
 
 use std::process::ExitCode;
 

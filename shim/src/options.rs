@@ -16,10 +16,9 @@ const CONFIG_PATH: u32 = 2 << 3 | 2;
 const CONFIG_BODY: u32 = 3 << 3 | 2;
 
 /// Where a handler's settings are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// In the node's file, if there is one.
-    #[default]
     Node,
     /// In this file.
     File(PathBuf),

@@ -89,12 +89,30 @@ pub async fn blocking<T: Send + 'static>(
 async fn at_once<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> anyhow::Result<T> {
+    let thread = std::thread::Builder::new().name("end".into());
+    on_thread(thread.stack_size(256 * 1024), work).await
+}
+
+/// Runs `work` on that thread. Where there can be no more threads, one of those that there are has to do.
+async fn on_thread<T: Send + 'static>(
+    thread: std::thread::Builder,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    // A thread that cannot be made keeps what it was given.
+    let held = Arc::new(Mutex::new(Some(work)));
+    let take = move || held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let theirs = take.clone();
     let (tell, told) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("end".into())
-        .stack_size(256 * 1024)
-        .spawn(move || drop(tell.send(work())))
-        .context("no thread to end the VM")?;
+    let started = thread.spawn(move || {
+        if let Some(work) = theirs() {
+            let _ = tell.send(work());
+        }
+    });
+    if started.is_err()
+        && let Some(work) = take()
+    {
+        return blocking(work).await;
+    }
     told.await
         .map_err(|_| anyhow!("a thread of the shim failed"))
 }
@@ -382,11 +400,7 @@ impl Pod {
             forwarding.abort();
         }
         if let Some(vm) = self.vm().cloned() {
-            let again = Arc::clone(&vm);
-            // Where there can be no more threads, one of those that there are has to do.
-            if at_once(move || vm.halt()).await.is_err() {
-                let _ = blocking(move || again.halt()).await;
-            }
+            let _ = at_once(move || vm.halt()).await;
         }
         // When the sandbox has ended the kubelet kills whoever is in the pod's cgroup. That may be the VMM
         // process, but not the shim: it has to take back what the pod has of the host.

@@ -1,10 +1,8 @@
 //! A guest that does not stop talking.
 
-use std::future::Future;
-
 use super::*;
-use crate::args::Action;
 use crate::process::Stage;
+use crate::testing::{self, run};
 
 const EXIT: Exit = Exit {
     code: 7,
@@ -14,14 +12,7 @@ const EXIT: Exit = Exit {
 };
 
 async fn pod() -> (Arc<Pod>, mpsc::Receiver<News>) {
-    let (pod, heard) = Pod::new(Args {
-        action: Action::Serve,
-        namespace: "test".into(),
-        address: String::new(),
-        id: "pod".into(),
-        bundle: None,
-        debug: false,
-    });
+    let (pod, heard) = testing::pod();
     let init = Process::new(Paths::default(), None, None);
     pod.adopt(Task::new("one", "/bundle".into(), Kind::Sandbox, init))
         .await;
@@ -34,14 +25,6 @@ fn exited() -> News {
         exec: String::new(),
         exit: EXIT,
     })
-}
-
-fn run(work: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(work);
 }
 
 #[test]
@@ -113,4 +96,11 @@ fn case_24_calls_that_wait_for_the_guest_do_not_hold_up_its_end() {
         silent.await.unwrap().unwrap().unwrap();
         assert_eq!(ended.unwrap().unwrap(), 7);
     });
+}
+
+#[test]
+fn where_there_is_no_thread_the_end_has_one_of_those_there_are() {
+    // More stack than there are addresses.
+    let none = std::thread::Builder::new().stack_size(1 << 50);
+    assert_eq!(run(on_thread(none, || 7)).unwrap(), 7);
 }

@@ -57,6 +57,34 @@ impl Service {
         })?;
         Ok((task, process))
     }
+
+    async fn set_paused(&self, id: String, paused: bool) -> ttrpc::Result<Empty> {
+        let task = self.task(&id)?;
+        let pod = Arc::clone(&self.pod);
+        whole(async move {
+            if let Some(container) = task.container().cloned() {
+                ask(move || match paused {
+                    true => container.pause(),
+                    false => container.resume(),
+                })
+                .await?;
+            }
+            task.set_paused(paused);
+            if paused {
+                pod.publisher.publish(&TaskPaused {
+                    container_id: id,
+                    ..Default::default()
+                });
+            } else {
+                pod.publisher.publish(&TaskResumed {
+                    container_id: id,
+                    ..Default::default()
+                });
+            }
+            Ok(Empty::new())
+        })
+        .await
+    }
 }
 
 fn error(code: Code, message: impl Into<String>) -> ttrpc::Error {
@@ -251,37 +279,11 @@ impl TaskService for Service {
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
-        let task = self.task(&request.id)?;
-        let pod = Arc::clone(&self.pod);
-        whole(async move {
-            if let Some(container) = task.container().cloned() {
-                ask(move || container.pause()).await?;
-            }
-            task.set_paused(true);
-            pod.publisher.publish(&TaskPaused {
-                container_id: request.id,
-                ..Default::default()
-            });
-            Ok(Empty::new())
-        })
-        .await
+        self.set_paused(request.id, true).await
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
-        let task = self.task(&request.id)?;
-        let pod = Arc::clone(&self.pod);
-        whole(async move {
-            if let Some(container) = task.container().cloned() {
-                ask(move || container.resume()).await?;
-            }
-            task.set_paused(false);
-            pod.publisher.publish(&TaskResumed {
-                container_id: request.id,
-                ..Default::default()
-            });
-            Ok(Empty::new())
-        })
-        .await
+        self.set_paused(request.id, false).await
     }
 
     async fn resize_pty(

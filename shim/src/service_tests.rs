@@ -5,28 +5,15 @@ use sandbox::logging;
 use tempfile::TempDir;
 
 use super::*;
-use crate::args::{Action, Args};
+use crate::testing;
 
-/// A pod without a VM, which is what calls in the wrong order meet.
 fn pod() -> Arc<Pod> {
-    let args = Args {
-        action: Action::Serve,
-        namespace: "test".into(),
-        address: String::new(),
-        id: "pod".into(),
-        bundle: None,
-        debug: false,
-    };
-    Pod::new(args).0
+    testing::pod().0
 }
 
 fn run(work: impl Future<Output = ()>) {
     logging::init("test", None);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(work);
+    testing::run(work);
 }
 
 fn context() -> TtrpcContext {

@@ -155,6 +155,7 @@ mod tests {
     use vmm::{MemorySize, VcpuCount};
 
     use super::*;
+    use crate::testing;
 
     const GIB: u64 = 1 << 30;
 
@@ -203,13 +204,10 @@ mod tests {
 
     #[test]
     fn a_vm_that_was_resized_half_way_is_asked_again() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
         let (sizing, asked) = (sizing(size(1, 2)), Arc::new(Mutex::new(Vec::new())));
         let fit = |guest_goes_along: bool| {
             let seen = Arc::clone(&asked);
-            runtime.block_on(sizing.fit_by(move |size| {
+            testing::run(sizing.fit_by(move |size| {
                 seen.lock().unwrap().push(size);
                 let message = "not now".to_owned();
                 Some(PodSize {

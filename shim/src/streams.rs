@@ -274,6 +274,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::testing::run;
 
     /// A FIFO, and whoever writes to it from the guest's side.
     fn stream(dir: &TempDir, name: &str) -> (String, StdUnixStream, JoinHandle<()>) {
@@ -289,14 +290,6 @@ mod tests {
             let _ = to_pipe(&ours, sink).await;
         });
         (path, guest, copying)
-    }
-
-    fn run(work: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(work);
     }
 
     /// Writes more than a FIFO and a socket hold; whether all of it was taken.
